@@ -1,0 +1,186 @@
+// Package claims reads the JSON objects of a token, each exactly once and
+// strictly: what it lets through has one meaning for every JSON reader. It
+// never interprets a member; what exp or aud mean is for others to say.
+//
+// # Decisions
+//
+// Members keep their raw JSON text. Numbers beyond 2^53 survive, a claim that
+// nobody maps is answered as it was signed, and nothing is decoded that is not
+// asked for. Cost: a reader of a value decodes it itself, with String, Strings
+// and their kin.
+//
+// A set is a slice in the token's order, not a map: tokens carry about fifteen
+// claims, and a linear search is cheaper than building a map for one use.
+package claims
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+const (
+	// MaxDepth is how deep objects and arrays may nest, the outermost counted.
+	MaxDepth = 32
+	// MaxMembers is how many members the object may have.
+	MaxMembers = 512
+)
+
+// Member is one name and its value: valid, compact JSON whose objects have no
+// duplicate names.
+type Member struct {
+	Name  string
+	Value jsontext.Value
+}
+
+// Set is the members of one object in the order of its text, each name once.
+// It is read-only once decoded.
+type Set []Member
+
+// Find returns the value of the member called exactly name, and whether there
+// is one.
+func (s Set) Find(name string) (jsontext.Value, bool) {
+	for i := range s {
+		if s[i].Name == name {
+			return s[i].Value, true
+		}
+	}
+	return nil, false
+}
+
+// Has says whether there is a member called exactly name.
+func (s Set) Has(name string) bool {
+	_, ok := s.Find(name)
+	return ok
+}
+
+var (
+	errDepth   = fmt.Errorf("nested deeper than %d levels", MaxDepth)
+	errMembers = fmt.Errorf("more than %d members", MaxMembers)
+	errObject  = errors.New("not a JSON object")
+	errTrail   = errors.New("data after the JSON object")
+)
+
+// Decode reads text, which must be one JSON object and nothing else: valid
+// UTF-8, no duplicate names at any level (RFC 7519 section 4 and RFC 7515
+// section 4 permit the refusal), at most MaxDepth levels and MaxMembers
+// members. The set's values lie in text, which is compacted in place and must
+// not be used afterwards.
+func Decode(text []byte) (Set, error) {
+	if tooDeep(text) {
+		return nil, errDepth
+	}
+	d := jsontext.NewDecoder(bytes.NewBuffer(text))
+	if d.PeekKind() != '{' {
+		return nil, errObject
+	}
+	if _, err := d.ReadToken(); err != nil {
+		return nil, err
+	}
+	set := make(Set, 0, 16)
+	for d.PeekKind() != '}' {
+		name, err := d.ReadToken()
+		if err != nil {
+			return nil, err
+		}
+		m := Member{Name: name.String()}
+		value, err := d.ReadValue()
+		if err != nil {
+			return nil, err
+		}
+		end := d.InputOffset()
+		m.Value = text[end-int64(len(value)) : end : end]
+		if len(set) == MaxMembers {
+			return nil, errMembers
+		}
+		set = append(set, m)
+	}
+	if _, err := d.ReadToken(); err != nil {
+		return nil, err
+	}
+	if _, err := d.ReadToken(); err != io.EOF {
+		return nil, errTrail
+	}
+	for i := range set {
+		if k := set[i].Value.Kind(); k == '{' || k == '[' {
+			if err := set[i].Value.Compact(); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return set, nil
+}
+
+// tooDeep counts brackets outside strings, before a parser spends memory on
+// them. On text that is not JSON its answer means nothing; the parser refuses
+// that anyway.
+func tooDeep(text []byte) bool {
+	depth, quoted := 0, false
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{' || c == '[':
+			if depth++; depth > MaxDepth {
+				return true
+			}
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	return false
+}
+
+// String returns the string that v is, and false where v is none.
+func String(v jsontext.Value) (string, bool) {
+	if v.Kind() != '"' {
+		return "", false
+	}
+	if bytes.IndexByte(v, '\\') < 0 {
+		return string(v[1 : len(v)-1]), true
+	}
+	s, err := jsontext.AppendUnquote(nil, v)
+	return string(s), err == nil
+}
+
+// Strings returns the elements of the array that v is, and false where v is
+// not an array of strings alone.
+func Strings(v jsontext.Value) ([]string, bool) {
+	all := true
+	var out []string
+	ok := Elements(v, func(e jsontext.Value) {
+		s, isString := String(e)
+		all = all && isString
+		out = append(out, s)
+	})
+	return out, ok && all
+}
+
+// Elements calls each with every element of the array that v is, in order, and
+// returns false where v is none. The element must not be kept.
+func Elements(v jsontext.Value, each func(jsontext.Value)) bool {
+	if v.Kind() != '[' {
+		return false
+	}
+	d := jsontext.NewDecoder(bytes.NewBuffer(v))
+	if _, err := d.ReadToken(); err != nil {
+		return false
+	}
+	for d.PeekKind() != ']' {
+		e, err := d.ReadValue()
+		if err != nil {
+			return false
+		}
+		each(e)
+	}
+	return true
+}
+
+// Empty says whether v is an object or array without content.
+func Empty(v jsontext.Value) bool { return len(v) == 2 && v[0] != '"' }
