@@ -1,0 +1,256 @@
+// Package jwks owns one issuer's public keys and has them always at hand: it
+// fetches, judges, holds and ages them, and says which one may verify a
+// signature. It never looks at a token and never verifies one.
+//
+// # Decisions
+//
+// One Keys per issuer. Context: a pooled set verifies issuer B's tokens with
+// issuer A's key where their kids meet. Choice: New takes exactly one source,
+// and nothing here spans two. Cost: issuers that share an address fetch it
+// twice.
+//
+// We choose, keyfunc resolves. Context: keyfunc tries every key for a token
+// without kid, ignores use and key_ops, and reports an outage as the token's
+// fault. Choice: we pick one candidate out of an immutable snapshot and ask
+// keyfunc for just that one by a slot id made of thumbprint and algorithm, so
+// that its own alg comparison is a second, independent check. Cost: a key
+// without alg takes a slot for each algorithm it may verify.
+//
+// Our own flight in place of singleflight. Context: a request with an unknown
+// kid must join a fetch that is running without starting one. Choice: one
+// pointer under a mutex. Cost: twenty lines that a library nearly has.
+//
+// A fresh connection for every fetch. Context: what may be dialled differs
+// between an address from the configuration and one that discovery told us,
+// and names change their meaning over time. Choice: a transport per request
+// that holds its own rule and checks each resolved address. Cost: a TLS
+// handshake every few minutes.
+package jwks
+
+import (
+	"context"
+	"crypto"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/MicahParks/keyfunc/v3"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/metric/noop"
+	"golang.org/x/net/http/httpproxy"
+	"golang.org/x/time/rate"
+)
+
+// ErrUnavailable says that no usable key set is at hand, so that nothing can
+// be said about a token: neither that it is genuine nor that it is not.
+var ErrUnavailable = errors.New("no usable keys are at hand")
+
+// Options are what a Keys needs beside its Config.
+type Options struct {
+	// Name is the issuer's word in logs and metric labels, Issuer its
+	// identifier, byte for byte as in iss.
+	Name, Issuer string
+	// Log takes changes, not polls; nil discards them.
+	Log *slog.Logger
+	// Meter takes the instruments; nil measures nothing.
+	Meter metric.Meter
+	// Transport replaces the guarded transport, and with it the check of
+	// dialled addresses. For tests; nil otherwise.
+	Transport http.RoundTripper
+	// Now tells the wall clock for certificate dates and clock skew; nil means
+	// time.Now. The age of a set is measured on the monotonic clock.
+	Now func() time.Time
+}
+
+// Key is one public key that may verify signatures of its issuer. Its fields
+// are shared: read them only.
+type Key struct {
+	// Kid is empty when the source gave none.
+	Kid string
+	// Algs are the algorithms it may verify, Ed25519 under its name EdDSA.
+	Algs   []string
+	Public crypto.PublicKey
+	// Thumbprint is that of RFC 7638 with SHA-256.
+	Thumbprint Thumbprint
+	// NotBefore and NotAfter are zero unless the key came in a certificate.
+	NotBefore, NotAfter time.Time
+}
+
+// Keys are the public keys of one issuer. All methods may be called
+// concurrently; Run at most once.
+type Keys struct {
+	cfg  Config
+	name string
+	log  *slog.Logger
+	now  func() time.Time
+
+	issuer    string
+	source    string
+	transport http.RoundTripper
+	proxy     func(*url.URL) (*url.URL, error)
+	tls       *tls.Config
+
+	held    atomic.Pointer[held]
+	resolve keyfunc.Keyfunc
+	skew    atomic.Pointer[time.Duration]
+	meter   instruments
+
+	limiter *rate.Limiter
+	places  chan struct{}
+	unknown unknownKids
+
+	mu      sync.Mutex
+	running *flight
+	stopped bool
+	url     string
+	lastErr string
+
+	// What one fetch leaves for the next; only the running flight touches it.
+	memory memory
+}
+
+// held is the present set and when it was last known to be what the source
+// says. It is immutable; a renewed age is a new one.
+type held struct {
+	set  *set
+	read time.Time
+}
+
+// New prepares the keys of one issuer. It reads files and never the network.
+// Zero Refresh and MaxStale mean their defaults. The error names every fault
+// of cfg that Check would report.
+func New(cfg Config, o Options) (*Keys, error) {
+	cfg = cfg.withTimes()
+	var faults []error
+	cfg.Check(o.Issuer, func(key, problem string) {
+		faults = append(faults, fmt.Errorf("keys.%s: %s", key, problem))
+	})
+	if len(faults) > 0 {
+		return nil, fmt.Errorf("keys of issuer %s: %w", o.Name, errors.Join(faults...))
+	}
+	k := &Keys{
+		cfg: cfg, name: o.Name, issuer: o.Issuer, source: cfg.source(),
+		log: o.Log, now: o.Now, transport: o.Transport,
+		proxy:   httpproxy.FromEnvironment().ProxyFunc(),
+		limiter: rate.NewLimiter(rate.Every(cooldown), 1),
+		places:  make(chan struct{}, maxWaiting),
+		url:     cfg.JWKSURL,
+	}
+	if k.log == nil {
+		k.log = slog.New(slog.DiscardHandler)
+	}
+	k.log = k.log.With("issuer", k.name)
+	if k.now == nil {
+		k.now = time.Now
+	}
+	if o.Meter == nil {
+		o.Meter = noop.Meter{}
+	}
+	var err error
+	if k.meter, err = newInstruments(o.Meter, k.name); err != nil {
+		return nil, fmt.Errorf("keys of issuer %s: %w", k.name, err)
+	}
+	if k.resolve, err = keyfunc.New(keyfunc.Options{Storage: newStore(&k.held)}); err != nil {
+		return nil, fmt.Errorf("keys of issuer %s: %w", k.name, err)
+	}
+	roots, err := cfg.roots()
+	if err != nil {
+		return nil, fmt.Errorf("keys of issuer %s: %w", k.name, err)
+	}
+	k.tls = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
+	if k.source == sourceFiles {
+		return k, k.hold()
+	}
+	return k, nil
+}
+
+// hold takes the keys of the configured files as the set, for good.
+func (k *Keys) hold() error {
+	s, err := loadFiles(k.cfg.Files)
+	if err != nil {
+		return fmt.Errorf("keys of issuer %s: %w", k.name, err)
+	}
+	k.held.Store(&held{set: s, read: time.Now()})
+	k.meter.skip(s.skipped)
+	return nil
+}
+
+// Find returns the one key that kid names and that may verify alg. An empty
+// kid means that the token had none. A nil key without error is a refusal: the
+// issuer has no such key, or more than one that fits. The error, always an
+// ErrUnavailable, means that there is no usable set to tell from.
+//
+// With mayFetch an unknown kid may cause one fetch per 30 s; Find waits for a
+// running one for at most 1 s, and that only for 256 callers at a time.
+// Without it, Find answers at once from what is at hand.
+func (k *Keys) Find(ctx context.Context, kid, alg string, mayFetch bool) (*Key, error) {
+	alg = canonical(alg)
+	key, found := k.look(kid, alg)
+	if mayFetch && k.source != sourceFiles && (found == unknownKid || found == noSet) {
+		proven := k.await(ctx, kid, found)
+		if key, found = k.look(kid, alg); found == unknownKid && proven {
+			k.unknown.remember(kid, time.Now())
+		}
+	}
+	if found == noSet {
+		return nil, fmt.Errorf("issuer %s: %w", k.name, ErrUnavailable)
+	}
+	return key, nil
+}
+
+// look answers from the present set alone.
+func (k *Keys) look(kid, alg string) (*Key, lookup) {
+	h := k.usable()
+	if h == nil {
+		return nil, noSet
+	}
+	e, found := h.set.choose(kid, alg, k.cfg.KidRequired, k.now())
+	if e == nil {
+		return nil, found
+	}
+	// The slot is read from the set that is present now. A key that went away
+	// since the choice is not found, and one cannot stand in for another,
+	// because the slot's id is the key's thumbprint.
+	public, err := k.resolve.Keyfunc(e.question(alg))
+	if err != nil {
+		return nil, settled
+	}
+	key := e.key
+	key.Public = public
+	return &key, settled
+}
+
+// usable is the present set, or nil when there is none or it is too old.
+func (k *Keys) usable() *held {
+	h := k.held.Load()
+	if h == nil || k.source != sourceFiles && time.Since(h.read) > k.cfg.MaxStale {
+		return nil
+	}
+	return h
+}
+
+// Holds tells whether the key with this thumbprint may still verify alg: it is
+// in the present, not too old set, and its certificate, if it has one, is
+// current. It takes no lock and allocates nothing.
+func (k *Keys) Holds(t Thumbprint, alg string) bool {
+	h := k.usable()
+	return h != nil && h.set.holds(t, canonical(alg), k.now)
+}
+
+// Digest identifies the present set: it changes when a key is added, removed
+// or renamed. It is zero while no usable set is at hand.
+func (k *Keys) Digest() [32]byte {
+	if h := k.usable(); h != nil {
+		return h.set.digest
+	}
+	return [32]byte{}
+}
+
+// Ready tells whether a usable set is at hand.
+func (k *Keys) Ready() bool { return k.usable() != nil }

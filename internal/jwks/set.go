@@ -1,0 +1,298 @@
+package jwks
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/MicahParks/jwkset"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/golang-jwt/jwt/v5"
+)
+
+const (
+	maxBody = 1 << 20
+	maxKeys = 100
+	maxKid  = 256
+)
+
+var errNoUsableKeys = errors.New("no usable key in the set")
+
+// Thumbprint is a key's RFC 7638 thumbprint with SHA-256.
+type Thumbprint [32]byte
+
+// String is the thumbprint in base64url without padding.
+func (t Thumbprint) String() string { return base64.RawURLEncoding.EncodeToString(t[:]) }
+
+// MarshalText renders the thumbprint as String does.
+func (t Thumbprint) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// set is an immutable snapshot of an issuer's usable keys.
+type set struct {
+	entries      []*entry
+	byKid        map[string][]*entry
+	byAlias      map[string][]*entry
+	byThumbprint map[Thumbprint][]*entry
+	slots        map[string]jwkset.JWK
+	digest       [32]byte
+	skipped      map[skipReason]int
+}
+
+// entry is one usable key with what it takes to ask keyfunc for it.
+type entry struct {
+	key       Key
+	material  material
+	aliases   []string // what it answers to while it has no kid
+	questions []*jwt.Token
+	jwks      []jwkset.JWK // one for each of key.Algs, pinned to it
+}
+
+// parseSet reads a JWK set (RFC 7517 section 5) key by key: an odd key is
+// skipped and counted and does not touch the others. It fails when the
+// document is not a set at all, and with errNoUsableKeys, the skipped counts
+// still given, when none of its keys can be used.
+func parseSet(body []byte) (*set, error) {
+	raws, err := rawKeys(body)
+	if err != nil {
+		return nil, err
+	}
+	var entries []*entry
+	skipped := map[skipReason]int{}
+	for _, raw := range raws {
+		e, err := parseKey(raw)
+		if err != nil {
+			skipped[reasonOf(err)]++
+			continue
+		}
+		entries = append(entries, e)
+	}
+	s := newSet(entries, skipped)
+	if len(s.entries) == 0 {
+		return s, errNoUsableKeys
+	}
+	return s, nil
+}
+
+// rawKeys takes the set apart. Duplicate names and broken UTF-8 are let
+// through here, because they may belong to one key, which is judged alone;
+// but `keys` itself is matched by case and must be there exactly once.
+func rawKeys(body []byte) ([]jsontext.Value, error) {
+	if len(body) > maxBody {
+		return nil, fmt.Errorf("more than %d bytes", maxBody)
+	}
+	dec := jsontext.NewDecoder(bytes.NewReader(body), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	if dec.PeekKind() != '{' {
+		return nil, errors.New("not a JSON object")
+	}
+	if _, err := dec.ReadToken(); err != nil {
+		return nil, fmt.Errorf("reading JSON: %w", err)
+	}
+	var keys []jsontext.Value
+	seen := false
+	for dec.PeekKind() != '}' {
+		name, err := dec.ReadToken()
+		if err != nil {
+			return nil, fmt.Errorf("reading JSON: %w", err)
+		}
+		if name.String() != "keys" {
+			if err := dec.SkipValue(); err != nil {
+				return nil, fmt.Errorf("reading JSON: %w", err)
+			}
+			continue
+		}
+		if seen {
+			return nil, errors.New("the member keys is there twice")
+		}
+		seen = true
+		if keys, err = rawElements(dec); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := dec.ReadToken(); err != nil {
+		return nil, fmt.Errorf("reading JSON: %w", err)
+	}
+	if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("data after the set")
+	}
+	if !seen {
+		return nil, errors.New("no member keys")
+	}
+	return keys, nil
+}
+
+func rawElements(dec *jsontext.Decoder) ([]jsontext.Value, error) {
+	if dec.PeekKind() != '[' {
+		return nil, errors.New("the member keys is not an array")
+	}
+	if _, err := dec.ReadToken(); err != nil {
+		return nil, fmt.Errorf("reading JSON: %w", err)
+	}
+	var keys []jsontext.Value
+	for dec.PeekKind() != ']' {
+		raw, err := dec.ReadValue()
+		if err != nil {
+			return nil, fmt.Errorf("reading JSON: %w", err)
+		}
+		if len(keys) == maxKeys {
+			return nil, fmt.Errorf("more than %d keys", maxKeys)
+		}
+		keys = append(keys, raw.Clone())
+	}
+	if _, err := dec.ReadToken(); err != nil {
+		return nil, fmt.Errorf("reading JSON: %w", err)
+	}
+	return keys, nil
+}
+
+// newSet indexes entries; a key listed twice in the same words counts once.
+func newSet(entries []*entry, skipped map[skipReason]int) *set {
+	s := &set{
+		byKid:        map[string][]*entry{},
+		byAlias:      map[string][]*entry{},
+		byThumbprint: map[Thumbprint][]*entry{},
+		slots:        map[string]jwkset.JWK{},
+		skipped:      skipped,
+	}
+	ids := map[string]*entry{}
+	for _, e := range entries {
+		id := string(e.identity())
+		if ids[id] != nil {
+			continue
+		}
+		ids[id] = e
+		s.entries = append(s.entries, e)
+		s.byThumbprint[e.key.Thumbprint] = append(s.byThumbprint[e.key.Thumbprint], e)
+		if e.key.Kid != "" {
+			s.byKid[e.key.Kid] = append(s.byKid[e.key.Kid], e)
+		} else {
+			for _, a := range e.aliases {
+				s.byAlias[a] = append(s.byAlias[a], e)
+			}
+		}
+		for _, j := range e.jwks {
+			s.slots[j.Marshal().KID] = j
+		}
+	}
+	s.digest = digestOf(s.entries)
+	return s
+}
+
+// identity spells out everything a verdict may depend on, so that two entries
+// with the same identity are interchangeable.
+func (e *entry) identity() []byte {
+	var b []byte
+	for _, field := range slices.Concat([]string{e.key.Kid}, e.key.Algs, e.aliases) {
+		b = binary.AppendUvarint(b, uint64(len(field)))
+		b = append(b, field...)
+	}
+	b = append(b, e.key.Thumbprint[:]...)
+	for _, t := range []time.Time{e.key.NotBefore, e.key.NotAfter} {
+		b = binary.BigEndian.AppendUint64(b, uint64(t.Unix()))
+	}
+	return b
+}
+
+// digestOf does not depend on the order in which the source lists its keys.
+func digestOf(entries []*entry) [32]byte {
+	ids := make([][]byte, len(entries))
+	for i, e := range entries {
+		ids[i] = e.identity()
+	}
+	slices.SortFunc(ids, bytes.Compare)
+	h := sha256.New()
+	for _, id := range ids {
+		h.Write(binary.AppendUvarint(nil, uint64(len(id))))
+		h.Write(id)
+	}
+	return [32]byte(h.Sum(nil))
+}
+
+// lookup is what a set, or the lack of one, says about a kid.
+type lookup int
+
+const (
+	settled    lookup = iota // found, or refused and a fetch would not help
+	unknownKid               // no key of the set has to do with this kid
+	noSet                    // nothing to tell from
+)
+
+// choose picks the one key for kid and alg, and never one of several.
+func (s *set) choose(kid, alg string, kidRequired bool, now time.Time) (*entry, lookup) {
+	if kid == "" {
+		if kidRequired {
+			return nil, settled
+		}
+		return only(s.entries, alg, now), settled
+	}
+	if len(kid) > maxKid {
+		return nil, settled
+	}
+	named := s.byKid[kid]
+	if len(named) == 0 {
+		named = s.byAlias[kid]
+	}
+	if len(named) > 0 {
+		return only(named, alg, now), settled
+	}
+	// A key that its issuer never named serves any kid, but only while there
+	// is no doubt which key is meant (JWT-11).
+	if e := only(s.entries, alg, now); e != nil && e.key.Kid == "" {
+		return e, settled
+	}
+	return nil, unknownKid
+}
+
+// only returns the entry that may verify alg now, or nil when there is none or
+// when two different keys may: a signature is never tried on several.
+func only(entries []*entry, alg string, now time.Time) *entry {
+	var one *entry
+	for _, e := range entries {
+		if !e.fits(alg) || !e.current(now) {
+			continue
+		}
+		if one != nil && one.key.Thumbprint != e.key.Thumbprint {
+			return nil
+		}
+		// Of the same key under two names, the unnamed one is the weaker.
+		if one == nil || one.key.Kid == "" {
+			one = e
+		}
+	}
+	return one
+}
+
+func (e *entry) fits(alg string) bool { return slices.Contains(e.key.Algs, alg) }
+
+func (e *entry) current(now time.Time) bool {
+	if e.key.NotAfter.IsZero() {
+		return true
+	}
+	return !now.Before(e.key.NotBefore) && !now.After(e.key.NotAfter)
+}
+
+// question is the token, header and method alone, that asks keyfunc for this
+// key. It is shared and only read.
+func (e *entry) question(alg string) *jwt.Token {
+	return e.questions[slices.Index(e.key.Algs, alg)]
+}
+
+func (s *set) holds(t Thumbprint, alg string, now func() time.Time) bool {
+	for _, e := range s.byThumbprint[t] {
+		if e.fits(alg) && (e.key.NotAfter.IsZero() || e.current(now())) {
+			return true
+		}
+	}
+	return false
+}
+
+// compareKids orders entries for people.
+func compareKids(a, b *entry) int {
+	return cmp.Or(cmp.Compare(a.key.Kid, b.key.Kid), bytes.Compare(a.key.Thumbprint[:], b.key.Thumbprint[:]))
+}

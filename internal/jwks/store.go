@@ -1,0 +1,40 @@
+package jwks
+
+import (
+	"context"
+	"sync/atomic"
+
+	"github.com/MicahParks/jwkset"
+)
+
+// store is keyfunc's view of the present set, by slot id. It lends the methods
+// that keyfunc never calls from an empty memory set.
+type store struct {
+	*jwkset.MemoryJWKSet
+	held *atomic.Pointer[held]
+}
+
+func newStore(h *atomic.Pointer[held]) store {
+	return store{MemoryJWKSet: jwkset.NewMemoryStorage(), held: h}
+}
+
+// KeyRead returns the key in slot id, or jwkset.ErrKeyNotFound.
+func (s store) KeyRead(_ context.Context, id string) (jwkset.JWK, error) {
+	if h := s.held.Load(); h != nil {
+		if j, ok := h.set.slots[id]; ok {
+			return j, nil
+		}
+	}
+	return jwkset.JWK{}, jwkset.ErrKeyNotFound
+}
+
+// KeyReadAll returns every slot's key.
+func (s store) KeyReadAll(context.Context) ([]jwkset.JWK, error) {
+	var all []jwkset.JWK
+	if h := s.held.Load(); h != nil {
+		for _, j := range h.set.slots {
+			all = append(all, j)
+		}
+	}
+	return all, nil
+}
