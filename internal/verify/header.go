@@ -1,0 +1,106 @@
+package verify
+
+import (
+	"encoding/base64"
+	"strings"
+
+	"introspectd/internal/claims"
+)
+
+// maxKid is the longest key id in bytes.
+const maxKid = 256
+
+// header is what a JOSE header (RFC 7515 section 4.1) said.
+type header struct {
+	alg, kid, typ string
+	hasTyp        bool
+}
+
+var strict = base64.RawURLEncoding.Strict()
+
+// decodeSegment decodes canonical base64url: the spare bits of the last
+// character are zero, so that a segment has one spelling. The alphabet was
+// checked by WellSpelled; the decoder would skip line feeds.
+func decodeSegment(segment string) ([]byte, bool) {
+	b, err := strict.DecodeString(segment)
+	return b, err == nil
+}
+
+// readHeader reads the header segment and returns what is wrong with it, empty
+// when nothing is.
+func readHeader(segment string) (h header, problem string) {
+	text, ok := decodeSegment(segment)
+	if !ok {
+		return h, "the header is not canonical base64url"
+	}
+	set, err := claims.Decode(text)
+	if err != nil {
+		return h, "the header is not one strict JSON object"
+	}
+	for _, m := range set {
+		switch m.Name {
+		case "alg":
+			// Absent and not a string are the same: not an algorithm.
+			h.alg, _ = claims.String(m.Value)
+		case "kid":
+			if h.kid, ok = claims.String(m.Value); !ok || len(h.kid) > maxKid {
+				return header{alg: h.alg}, "kid is not a string of at most 256 bytes"
+			}
+		case "typ":
+			h.hasTyp = true
+			h.typ, _ = claims.String(m.Value)
+		case "crit", "zip", "b64":
+			// RFC 7515 section 4.1.11: an extension that is not understood
+			// makes the token invalid, and we understand none. zip inflates
+			// and b64 changes what was signed.
+			return h, "crit, zip and b64 are not supported"
+		case "cty":
+			if cty, ok := claims.String(m.Value); !ok || mediaType(cty) == "application/jwt" {
+				return h, "nested tokens are not supported"
+			}
+		}
+		// jwk, jku, x5c and x5u are the sender's own idea of a key.
+	}
+	return h, ""
+}
+
+// mediaType spells typ and cty values as RFC 7515 section 4.1.9 compares them.
+func mediaType(s string) string {
+	s = strings.ToLower(s)
+	if strings.Contains(s, "/") {
+		return s
+	}
+	return "application/" + s
+}
+
+// wrongType returns why this is not an access token, empty when it may be one
+// (RFC 9068 section 4; RFC 8725 sections 3.11 and 3.12).
+func (i *Issuer) wrongType(h header, set claims.Set) string {
+	if h.hasTyp && mediaType(h.typ) == "application/at+jwt" {
+		if i.config.TokenTypes == Strict {
+			return ""
+		}
+	} else if i.config.TokenTypes == Strict || h.hasTyp && mediaType(h.typ) != "application/jwt" {
+		return "typ is not that of an access token"
+	}
+	payloadType := ""
+	if v, ok := set.Find("typ"); ok {
+		payloadType, _ = claims.String(v)
+	}
+	switch strings.ToLower(payloadType) {
+	case "id", "refresh", "offline", "logout":
+		return "the payload's typ is that of another kind of token"
+	}
+	if set.Has("at_hash") || set.Has("c_hash") || set.Has("nonce") && !strings.EqualFold(payloadType, "Bearer") {
+		return "it has the claims of an ID token"
+	}
+	if v, ok := set.Find("token_use"); ok {
+		if use, _ := claims.String(v); strings.EqualFold(use, "id") {
+			return "token_use is id"
+		}
+	}
+	if set.Has("events") {
+		return "it has the claims of a security event"
+	}
+	return ""
+}

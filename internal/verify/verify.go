@@ -1,0 +1,215 @@
+// Package verify decides whether a token is genuine, current and from an
+// issuer we trust. It is the only package that looks inside an unverified
+// token, and it never says why to anyone but its caller.
+//
+// # Decisions
+//
+// The library's parser is not used, its signing methods are. golang-jwt v5.3.1
+// ignores crit, accepts line feeds inside a signature, lets the last of two
+// equal members win and reads dates that wrap around; our own single pass
+// refuses all that, and a second pass would only cost time. What is left to
+// the library is what it is best at: the signature over exact bytes.
+//
+// Everything that needs no key is looked at before the key: a token that would
+// be refused anyway costs no signature check and no fetch (RFC 8725 section
+// 3.10). Dates are judged after the signature, so that "expired" is only ever
+// said of a genuine token.
+package verify
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"strings"
+	"time"
+
+	"introspectd/internal/claims"
+	"introspectd/internal/jwks"
+)
+
+// MaxToken is the length in bytes beyond which a token is not looked at.
+const MaxToken = 16 << 10
+
+// Step is how far the judgement of a token came.
+type Step uint8
+
+// The steps in the order in which they are taken.
+const (
+	Spelling Step = iota
+	Header
+	Payload
+	IssuerKnown
+	Algorithm
+	Type
+	Claims
+	KeyFound
+	Signature
+	Times
+	Done
+)
+
+// Verdict is the judgement of one token. The zero value is inactive.
+type Verdict struct {
+	// Active is true for a token that is genuine, current and from Issuer.
+	Active bool
+	// Reason, Step and Detail say why not, and where it showed; Detail is
+	// fixed text that holds nothing of the token.
+	Reason Reason
+	Step   Step
+	Detail string
+
+	// Alg, Kid and Typ are what the header said, verified or not.
+	Alg, Kid, Typ string
+	// ClaimedIssuer is what iss said, verified or not.
+	ClaimedIssuer string
+	// Issuer is the configured issuer that iss named, nil when none.
+	Issuer *Issuer
+	// Signed is true once the signature was found good.
+	Signed bool
+	// Key is the key that fitted kid and alg, nil when none did.
+	Key *jwks.Key
+
+	// Claims is the verified map, only when Active.
+	Claims claims.Set
+	// Expires, NotBefore and IssuedAt are in seconds since 1970, rounded as
+	// RFC 7662 answers them: exp and iat down, nbf up; 0 where absent.
+	Expires, NotBefore, IssuedAt int64
+}
+
+// Verifier knows the trusted issuers. It is immutable and safe for concurrent
+// use.
+type Verifier struct {
+	issuers map[string]*Issuer
+}
+
+// New returns a Verifier that trusts the given issuers, whose iss differ.
+func New(issuers ...*Issuer) (*Verifier, error) {
+	v := &Verifier{issuers: make(map[string]*Issuer, len(issuers))}
+	for _, i := range issuers {
+		if i.config.Issuer == "" || v.issuers[i.config.Issuer] != nil {
+			return nil, fmt.Errorf("issuer %q is empty or configured twice", i.config.Issuer)
+		}
+		v.issuers[i.config.Issuer] = i
+	}
+	return v, nil
+}
+
+// Verify judges token as of now. An error means that we could not tell: its
+// issuer has no usable keys (jwks.ErrUnavailable).
+func (v *Verifier) Verify(ctx context.Context, token string, now time.Time) (Verdict, error) {
+	var out Verdict
+	if !WellSpelled(token) {
+		return out.refuse(Malformed, Spelling, "not three base64url segments within the size limit")
+	}
+	head, payload, signature := cut(token)
+
+	h, problem := readHeader(head)
+	out.Alg, out.Kid, out.Typ = h.alg, h.kid, h.typ
+	if problem != "" {
+		return out.refuse(Malformed, Header, problem)
+	}
+	text, ok := decodeSegment(payload)
+	if !ok {
+		return out.refuse(Malformed, Payload, "the payload is not canonical base64url")
+	}
+	set, err := claims.Decode(text)
+	if err != nil {
+		return out.refuse(Malformed, Payload, "the payload is not one strict JSON object")
+	}
+
+	iss, ok := issuerOf(set)
+	if !ok {
+		return out.refuse(MissingClaim, Payload, "iss is absent or not a string")
+	}
+	out.ClaimedIssuer = iss
+	issuer := v.issuers[iss]
+	if issuer == nil {
+		return out.refuse(UnknownIssuer, IssuerKnown, "iss is not configured")
+	}
+	out.Issuer = issuer
+	method := issuer.algorithms[h.alg]
+	if method == nil {
+		return out.refuse(AlgorithmNotAllowed, Algorithm, "alg is absent or not allowed for this issuer")
+	}
+	if problem := issuer.wrongType(h, set); problem != "" {
+		return out.refuse(WrongType, Type, problem)
+	}
+	if reason, problem := issuer.readRegistered(set, &out); reason != NoReason {
+		return out.refuse(reason, Claims, problem)
+	}
+
+	// An expired token never causes a fetch, whatever kid it invents.
+	mayFetch := out.Expires > issuer.past(now)
+	out.Key, err = issuer.keys.Find(ctx, h.kid, h.alg, mayFetch)
+	if err != nil {
+		out.Step = KeyFound
+		return out, fmt.Errorf("looking for a key of issuer %s: %w", issuer.config.Name, err)
+	}
+	if out.Key == nil {
+		return out.refuse(UnknownKey, KeyFound, "no key of this issuer fits kid and alg")
+	}
+	sig, ok := decodeSegment(signature)
+	if !ok {
+		return out.refuse(Malformed, Spelling, "the signature is not canonical base64url")
+	}
+	if method.Verify(token[:len(head)+1+len(payload)], sig, out.Key.Public) != nil {
+		return out.refuse(BadSignature, Signature, "the signature does not match")
+	}
+	out.Signed = true
+
+	if reason, problem := issuer.judgeTimes(out.Expires, out.NotBefore, out.IssuedAt, now); reason != NoReason {
+		return out.refuse(reason, Times, problem)
+	}
+	out.Active, out.Step, out.Claims = true, Done, set
+	return out, nil
+}
+
+func (v Verdict) refuse(r Reason, s Step, detail string) (Verdict, error) {
+	v.Active, v.Claims = false, nil
+	v.Reason, v.Step, v.Detail = r, s, detail
+	return v, nil
+}
+
+// WellSpelled says whether token is three non-empty segments of base64url
+// characters joined by dots and no longer than MaxToken. It is asked before
+// anything is hashed or parsed: a token has one spelling, or none.
+func WellSpelled(token string) bool {
+	if len(token) > MaxToken {
+		return false
+	}
+	dots, last := 0, -1
+	for i := 0; i < len(token); i++ {
+		switch {
+		case base64url[token[i]]:
+		case token[i] == '.' && i > last+1:
+			dots, last = dots+1, i
+		default:
+			return false
+		}
+	}
+	return dots == 2 && last < len(token)-1
+}
+
+var base64url = func() (t [256]bool) {
+	for _, c := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") {
+		t[c] = true
+	}
+	return t
+}()
+
+// cut splits a well-spelled token at its dots.
+func cut(token string) (head, payload, signature string) {
+	head, rest, _ := strings.Cut(token, ".")
+	payload, signature, _ = strings.Cut(rest, ".")
+	return head, payload, signature
+}
+
+// SigningInput is the SHA-256 digest of header.payload, which names a token
+// without its signature: ECDSA has two signatures for one signing input. Of
+// text that is no token it is the digest of what stands before the last dot.
+func SigningInput(token string) [sha256.Size]byte {
+	if i := strings.LastIndexByte(token, '.'); i >= 0 {
+		token = token[:i]
+	}
+	return sha256.Sum256([]byte(token))
+}
