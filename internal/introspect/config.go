@@ -1,0 +1,75 @@
+package introspect
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"introspectd/internal/transform"
+	"introspectd/internal/verify"
+)
+
+// IssuerConfig is one row of `issuers`: how its tokens are verified and what
+// its claims mean.
+type IssuerConfig struct {
+	verify.Config `koanf:",squash"`
+	Claims        transform.Config `koanf:"claims"`
+}
+
+// CacheConfig is the section `cache`.
+type CacheConfig struct {
+	Verdicts VerdictsConfig `koanf:"verdicts"`
+}
+
+// VerdictsConfig bounds the remembered verdicts of this process.
+type VerdictsConfig struct {
+	// Size is the memory for remembered verdicts, in bytes.
+	Size Size `koanf:"size" default:"128MiB"`
+	// TTL bounds how long an active verdict is remembered.
+	TTL time.Duration `koanf:"ttl" default:"5m"`
+	// InactiveTTL bounds how long a refused one is.
+	InactiveTTL time.Duration `koanf:"inactive_ttl" default:"10s"`
+}
+
+// Size is a number of bytes, written with a unit: 512KiB, 128MiB, 2GiB.
+type Size int64
+
+// UnmarshalText parses a size; a bare number is an error.
+func (s *Size) UnmarshalText(text []byte) error {
+	for unit, factor := range map[string]int64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
+		number, ok := strings.CutSuffix(string(text), unit)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseInt(number, 10, 32)
+		if err == nil && n >= 0 {
+			*s = Size(n * factor)
+			return nil
+		}
+	}
+	return fmt.Errorf("expected a size with a unit such as 128MiB, got %q", text)
+}
+
+// Check reports every fault of c.
+func (c IssuerConfig) Check(fault func(key, problem string)) {
+	c.Config.Check(fault)
+	c.Claims.Check(func(key, problem string) { fault("claims."+key, problem) })
+}
+
+// leastSize is the store in which the largest possible verdict still fits.
+const leastSize = 64 << 20
+
+// Check reports every fault of c.
+func (c CacheConfig) Check(fault func(key, problem string)) {
+	v := c.Verdicts
+	if v.Size != 0 && v.Size < leastSize {
+		fault("verdicts.size", fmt.Sprintf("expected 0KiB (nothing is remembered) or at least 64MiB, got %d bytes", v.Size))
+	}
+	if v.TTL < time.Second {
+		fault("verdicts.ttl", fmt.Sprintf("expected at least 1s, got %s", v.TTL))
+	}
+	if v.InactiveTTL < 0 {
+		fault("verdicts.inactive_ttl", fmt.Sprintf("expected 0s or more, got %s", v.InactiveTTL))
+	}
+}

@@ -1,0 +1,85 @@
+package introspect
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"introspectd/internal/claims"
+	"introspectd/internal/verify"
+)
+
+// Demand is what one caller or gateway policy asks of a token beyond being
+// good. The zero value allows nothing. It is immutable.
+type Demand struct {
+	// Issuers are configured names; AnyIssuer makes them meaningless.
+	Issuers   []string
+	AnyIssuer bool
+	// Audiences are values of which aud must hold one; AnyAudience makes them
+	// meaningless.
+	Audiences   []string
+	AnyAudience bool
+	// NoAudienceFrom names the issuers whose tokens may carry no aud at all. One
+	// that they do carry still has to be ours (RFC 7519 section 4.1.3).
+	NoAudienceFrom []string
+	// Scopes must all be there.
+	Scopes []string
+}
+
+// Refuses holds an answer against d, on every request, remembered or not:
+// contract INT-21. An answer that was inactive keeps its own reason.
+func (d *Demand) Refuses(a Answer) (verify.Reason, bool) {
+	switch {
+	case !a.active:
+		return a.reason, true
+	case !d.AnyIssuer && !slices.Contains(d.Issuers, a.Issuer()):
+		return verify.UnknownIssuer, true
+	case !d.audience(a):
+		return verify.WrongAudience, true
+	}
+	if len(d.Scopes) > 0 {
+		have, _ := claims.String(a.Find("scope"))
+		for _, s := range d.Scopes {
+			if !holds(have, s) {
+				return verify.InsufficientScope, true
+			}
+		}
+	}
+	return verify.NoReason, false
+}
+
+func (d *Demand) audience(a Answer) bool {
+	return d.AnyAudience ||
+		slices.ContainsFunc(d.Audiences, a.IsFor) ||
+		a.Find("aud") == nil && slices.Contains(d.NoAudienceFrom, a.Issuer())
+}
+
+// IsFor says whether aud, as mapped, is or holds exactly audience (RFC 7519
+// section 4.1.3).
+func (a Answer) IsFor(audience string) bool {
+	aud := a.Find("aud")
+	if s, ok := claims.String(aud); ok {
+		return s == audience
+	}
+	found := false
+	claims.Elements(aud, func(e jsontext.Value) {
+		s, ok := claims.String(e)
+		found = found || ok && s == audience
+	})
+	return found
+}
+
+// holds says whether scope is one of the scopes in joined.
+func holds(joined, scope string) bool {
+	for s := range strings.SplitSeq(joined, " ") {
+		if s == scope && scope != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// HasConfirmation says whether the token is bound to a key or certificate
+// (RFC 7800), so that possession has to be shown.
+func (a Answer) HasConfirmation() bool { return a.Find("cnf") != nil }

@@ -1,0 +1,151 @@
+package introspect
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"introspectd/internal/verify"
+)
+
+// Explanation is a verdict as a ladder: what was looked at, in order, and how
+// far the token came. It tells more than any caller may know and is for
+// operators alone.
+type Explanation struct {
+	TokenRef string          `json:"token_ref"`
+	At       time.Time       `json:"at"`
+	Active   bool            `json:"active"`
+	Reason   string          `json:"reason,omitempty"`
+	Issuer   string          `json:"issuer,omitempty"`
+	Steps    []Rung          `json:"steps"`
+	Answer   json.RawMessage `json:"answer,omitempty"`
+}
+
+// Rung is one step of an Explanation.
+type Rung struct {
+	Step string `json:"step"`
+	// Result is ok, failed, unknown (it could not be told), not reached or
+	// not checked.
+	Result string `json:"result"`
+	Detail string `json:"detail,omitempty"`
+}
+
+// For names a demand that an explanation holds the token against.
+type For struct {
+	Who    string // "caller orders", "policy default"
+	Demand Demand
+}
+
+var stepNames = [...]string{
+	verify.Spelling:    "spelling",
+	verify.Header:      "header",
+	verify.Payload:     "payload",
+	verify.IssuerKnown: "issuer",
+	verify.Algorithm:   "algorithm",
+	verify.Type:        "type",
+	verify.Claims:      "claims",
+	verify.KeyFound:    "key",
+	verify.Signature:   "signature",
+	verify.Times:       "times",
+}
+
+// Explain judges token as of at, past every remembered verdict, and tells how.
+func (in *Introspector) Explain(ctx context.Context, token string, at time.Time, demands ...For) Explanation {
+	v, err := in.verifier.Verify(ctx, token, at)
+	answer, _, _ := in.answer(ctx, token, v, at)
+	x := Explanation{
+		TokenRef: hex.EncodeToString(answer.input[:8]), At: at.UTC(), Active: answer.Active(),
+		Reason: answer.Reason().String(), Issuer: answer.Issuer(), Answer: json.RawMessage(answer.Body()),
+	}
+	if err != nil {
+		x.Reason = "keys_unavailable"
+	}
+	for step, name := range stepNames {
+		rung := Rung{Step: name, Result: "ok", Detail: detail(verify.Step(step), v, at)}
+		switch {
+		case verify.Step(step) == v.Step && err != nil:
+			rung.Result, rung.Detail = "unknown", err.Error()
+		case verify.Step(step) == v.Step:
+			rung.Result, rung.Detail = "failed", strings.TrimSpace(v.Detail+"; "+rung.Detail)
+		case verify.Step(step) > v.Step:
+			rung.Result, rung.Detail = "not reached", ""
+		}
+		x.Steps = append(x.Steps, rung)
+	}
+	x.Steps = append(x.Steps, rulesRung(v, answer))
+	for _, d := range demands {
+		x.Steps = append(x.Steps, x.held(d, answer))
+	}
+	if len(demands) == 0 {
+		x.Steps = append(x.Steps, Rung{Step: "audience", Result: "not checked", Detail: "no caller or policy was named"})
+	}
+	x.Steps = append(x.Steps, Rung{Step: "revocation", Result: "not checked", Detail: "not built yet"})
+	return x
+}
+
+func rulesRung(v verify.Verdict, a Answer) Rung {
+	r := Rung{Step: "rules", Result: "ok"}
+	switch {
+	case !v.Active:
+		r.Result = "not reached"
+	case !a.Active():
+		r.Result, r.Detail = "failed", "the mapped claims make no sound identity"
+	}
+	return r
+}
+
+// held adds what one caller or policy makes of the answer.
+func (x *Explanation) held(d For, a Answer) Rung {
+	r := Rung{Step: "audience", Result: "ok", Detail: d.Who}
+	if !a.Active() {
+		r.Result = "not reached"
+		return r
+	}
+	if reason, refused := d.Demand.Refuses(a); refused {
+		r.Result, r.Detail = "failed", fmt.Sprintf("%s: %s", d.Who, reason)
+		x.Active, x.Reason, x.Answer = false, reason.String(), nil
+	}
+	return r
+}
+
+// detail is what there is to say of a step whether it held or not.
+func detail(s verify.Step, v verify.Verdict, at time.Time) string {
+	switch s {
+	case verify.Header:
+		return fmt.Sprintf("alg %q, kid %q, typ %q", v.Alg, v.Kid, v.Typ)
+	case verify.IssuerKnown:
+		if v.Issuer != nil {
+			return fmt.Sprintf("iss %q is issuer %s", v.ClaimedIssuer, v.Issuer.Name())
+		}
+		return fmt.Sprintf("iss %q", v.ClaimedIssuer)
+	case verify.KeyFound:
+		return keyDetail(v)
+	case verify.Times:
+		return fmt.Sprintf("iat %s, nbf %s, exp %s, at %s", instant(v.IssuedAt), instant(v.NotBefore), instant(v.Expires), at.UTC().Format(time.RFC3339))
+	}
+	return ""
+}
+
+// keyDetail says where the key was looked for and what is there.
+func keyDetail(v verify.Verdict) string {
+	if v.Issuer == nil {
+		return ""
+	}
+	state := v.Issuer.Keys().State()
+	var there []string
+	for _, k := range state.Keys {
+		there = append(there, fmt.Sprintf("%q (%s)", k.Kid, strings.Join(k.Algs, " ")))
+	}
+	where := fmt.Sprintf("kid %q for %s in %s %s", v.Kid, v.Alg, state.Source, state.URL)
+	return strings.TrimSpace(where) + fmt.Sprintf("; there: %d keys %s", len(there), strings.Join(there, ", "))
+}
+
+func instant(seconds int64) string {
+	if seconds == 0 {
+		return "absent"
+	}
+	return time.Unix(seconds, 0).UTC().Format(time.RFC3339)
+}

@@ -1,0 +1,342 @@
+// Package introspect has one judgement for each token: made once, remembered
+// while what made it still holds, the same for whoever asks. It never says
+// anything that depends on who asks; audiences, issuers and scopes are demands
+// that are held against a finished answer, before any byte of it is shown.
+//
+// # Decisions
+//
+// An answer is the bytes it is remembered as. A fresh verdict is rendered,
+// encoded, and read back the way a remembered one is, so that the two can't
+// differ.
+//
+// A remembered verdict is bound to the digest of the token, to the fingerprint
+// of the issuer's configuration, and to the key that verified it: a positive
+// one lives only while the present key set holds that key, a negative one only
+// while the set is the same. A new key costs nothing, a removed one ends
+// exactly what it signed.
+//
+// Only what cost a signature check is remembered. All else is cheaper to judge
+// again than to keep, and garbage can't fill a store that it never enters.
+package introspect
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"hash"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"golang.org/x/sync/singleflight"
+
+	"introspectd/internal/transform"
+	"introspectd/internal/verify"
+)
+
+// Key names a remembered verdict: a keyed digest of the whole token.
+type Key = [sha256.Size]byte
+
+// Cache keeps values for a time. It may forget or lose anything at any moment;
+// what it returns is checked before it is believed.
+type Cache interface {
+	// Get returns a copy of what was last put under key, nil when there is
+	// nothing or it can't be had.
+	Get(ctx context.Context, key Key) []byte
+	// Put keeps value for at most lifetime. Values of refused tokens never
+	// take the place of others.
+	Put(ctx context.Context, key Key, value []byte, lifetime time.Duration, refused bool)
+}
+
+// Issuer is one trusted issuer with the meaning of its claims.
+type Issuer struct {
+	Config   IssuerConfig
+	Verifier *verify.Issuer
+}
+
+// issuer is an Issuer compiled.
+type issuer struct {
+	verify      *verify.Issuer
+	rules       *transform.Rules
+	fingerprint [sha256.Size]byte
+}
+
+// Options are what an Introspector works with.
+type Options struct {
+	Cache CacheConfig
+	// Store remembers verdicts; nil means that none are.
+	Store Cache
+	// DigestKey keys the digests that tokens are remembered under; the same
+	// for as long as Store is. Empty means a random one.
+	DigestKey []byte
+	Meter     metric.Meter
+	// Now is the clock that dates are held against; nil means time.Now.
+	Now func() time.Time
+}
+
+// Introspector judges tokens. It is safe for concurrent use.
+type Introspector struct {
+	verifier      *verify.Verifier
+	byVerifier    map[*verify.Issuer]*issuer
+	byFingerprint map[[sha256.Size]byte]*issuer
+	limits        VerdictsConfig
+	store         Cache
+	flights       singleflight.Group
+	macs          sync.Pool
+	now           func() time.Time
+	metrics       metrics
+}
+
+// New returns an Introspector that trusts the given issuers.
+func New(issuers []Issuer, o Options) (*Introspector, error) {
+	in := &Introspector{
+		byVerifier:    make(map[*verify.Issuer]*issuer, len(issuers)),
+		byFingerprint: make(map[[sha256.Size]byte]*issuer, len(issuers)),
+		limits:        o.Cache.Verdicts,
+		store:         o.Store,
+		now:           o.Now,
+	}
+	if in.now == nil {
+		in.now = time.Now
+	}
+	var verifiers []*verify.Issuer
+	for _, row := range issuers {
+		fingerprint, err := fingerprintOf(row.Config)
+		if err != nil {
+			return nil, err
+		}
+		i := &issuer{verify: row.Verifier, rules: transform.New(row.Config.Claims), fingerprint: fingerprint}
+		in.byVerifier[i.verify], in.byFingerprint[fingerprint] = i, i
+		verifiers = append(verifiers, row.Verifier)
+	}
+	var err error
+	if in.verifier, err = verify.New(verifiers...); err != nil {
+		return nil, err
+	}
+	key := o.DigestKey
+	if len(key) == 0 {
+		key = NewDigestKey()
+	}
+	in.macs.New = func() any { return &mac{hash: hmac.New(sha256.New, key)} }
+	in.metrics, err = newMetrics(o.Meter)
+	return in, err
+}
+
+// NewDigestKey returns a random key for Options.DigestKey.
+func NewDigestKey() []byte {
+	key := make([]byte, sha256.Size)
+	_, _ = rand.Read(key) // never fails: crypto/rand
+	return key
+}
+
+// fingerprintOf digests everything that decides how an issuer's tokens are
+// judged and what they mean.
+func fingerprintOf(c IssuerConfig) (sum [sha256.Size]byte, err error) {
+	text, err := json.Marshal(c)
+	if err != nil {
+		return sum, fmt.Errorf("fingerprint of issuer %s: %w", c.Name, err)
+	}
+	return sha256.Sum256(text), nil
+}
+
+// Introspect judges token. An error means that we could not tell, and then the
+// answer names only the issuer that could not be asked.
+func (in *Introspector) Introspect(ctx context.Context, token string) (Answer, error) {
+	start := time.Now()
+	if !verify.WellSpelled(token) {
+		return Answer{reason: verify.Malformed, input: verify.SigningInput(token)}, nil
+	}
+	key := in.digest(token)
+	if a, ok := in.recall(ctx, key); ok {
+		in.metrics.hit(ctx, time.Since(start))
+		return a, nil
+	}
+	// The shared work must not die with the first of those who wait for it;
+	// its one wait, for keys, has a limit of its own.
+	shared, err, _ := in.flights.Do(string(key[:]), func() (any, error) {
+		if a, ok := in.recall(ctx, key); ok {
+			return a, nil // another flight landed between our look and this one
+		}
+		return in.judge(context.WithoutCancel(ctx), token, key)
+	})
+	in.metrics.miss(ctx, time.Since(start))
+	return shared.(Answer), err
+}
+
+// judge verifies token, renders its answer and remembers it.
+func (in *Introspector) judge(ctx context.Context, token string, key Key) (Answer, error) {
+	now := in.now()
+	verdict, err := in.verifier.Verify(ctx, token, now)
+	if err != nil {
+		return Answer{issuer: in.byVerifier[verdict.Issuer]}, err
+	}
+	a, entry, lifetime := in.answer(ctx, token, verdict, now)
+	if in.store != nil && entry != nil {
+		in.store.Put(ctx, key, entry, lifetime, !a.Active())
+	}
+	return a, nil
+}
+
+// answer turns a verdict into the answer and what to remember of it; entry is
+// nil where that is nothing.
+func (in *Introspector) answer(ctx context.Context, token string, v verify.Verdict, now time.Time) (a Answer, entry []byte, lifetime time.Duration) {
+	i := in.byVerifier[v.Issuer]
+	e := entryHead{input: verify.SigningInput(token), reason: v.Reason}
+	if i != nil {
+		e.fingerprint = i.fingerprint
+	}
+	if v.Active {
+		meaning, problem := i.rules.Apply(v.Claims)
+		if problem == "" {
+			in.metrics.dropped(ctx, i.verify.Name(), "scope", meaning.DroppedScopes)
+			doc := render(meaning, v)
+			for _, name := range doc.dropped {
+				in.metrics.dropped(ctx, i.verify.Name(), name, 1)
+			}
+			if len(doc.body) <= maxBody {
+				return in.active(i, e, v, doc, now)
+			}
+		}
+		e.reason = verify.BadClaims
+	}
+	a = Answer{issuer: i, reason: e.reason, input: e.input}
+	if v.Step < verify.Signature {
+		return a, nil, 0
+	}
+	until := now.Add(in.limits.InactiveTTL)
+	if v.Reason == verify.NotYetValid {
+		until = earliest(until, i.verify.Begins(v.NotBefore, v.IssuedAt))
+	}
+	e.bound = i.verify.Keys().Digest()
+	e.until = until.Unix()
+	return a, e.append(nil, v.Alg, document{}), until.Sub(now)
+}
+
+func (in *Introspector) active(i *issuer, e entryHead, v verify.Verdict, doc document, now time.Time) (Answer, []byte, time.Duration) {
+	e.active = true
+	e.bound = v.Key.Thumbprint
+	e.expires, e.notBefore, e.issuedAt = v.Expires, v.NotBefore, v.IssuedAt
+	until := earliest(now.Add(in.limits.TTL), i.verify.Ends(v.Expires))
+	if !v.Key.NotAfter.IsZero() {
+		until = earliest(until, v.Key.NotAfter)
+	}
+	e.until = until.Unix()
+	entry := e.append(nil, v.Alg, doc)
+	a, _, ok := readEntry(entry)
+	if !ok {
+		panic("introspect: an entry that was just written can't be read")
+	}
+	a.issuer = i
+	return a, entry, until.Sub(now)
+}
+
+func earliest(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// recall returns the remembered answer under key, if all that made it still
+// holds: the issuer's configuration, the key that verified it or the set that
+// didn't, and the dates (contract INT-26: on every hit, not by lifetime alone).
+func (in *Introspector) recall(ctx context.Context, key Key) (Answer, bool) {
+	if in.store == nil {
+		return Answer{}, false
+	}
+	a, e, ok := readEntry(in.store.Get(ctx, key))
+	if !ok {
+		return Answer{}, false
+	}
+	i := in.byFingerprint[e.fingerprint]
+	now := in.now()
+	if i == nil || now.Unix() >= e.until {
+		return Answer{}, false
+	}
+	if e.active {
+		if _, ok := i.verify.Current(e.expires, e.notBefore, e.issuedAt, now); !ok {
+			return Answer{}, false
+		}
+		if !i.verify.Keys().Holds(e.bound, string(e.alg)) {
+			return Answer{}, false
+		}
+	} else if i.verify.Keys().Digest() != e.bound {
+		return Answer{}, false
+	}
+	a.issuer = i
+	return a, true
+}
+
+// mac is a keyed hash with room for the token it digests.
+type mac struct {
+	hash hash.Hash
+	text []byte
+}
+
+// digest is what token is remembered under, and what its flight is called: a
+// collision of either would give one token the answer of another.
+func (in *Introspector) digest(token string) (sum Key) {
+	m := in.macs.Get().(*mac)
+	m.text = binary.BigEndian.AppendUint64(m.text[:0], uint64(len(token)))
+	m.text = append(m.text, token...)
+	m.hash.Reset()
+	m.hash.Write(m.text)
+	m.hash.Sum(sum[:0])
+	in.macs.Put(m)
+	return sum
+}
+
+// metrics are the instruments, their attributes prepared.
+type metrics struct {
+	lookups         metric.Int64Counter
+	durations       metric.Float64Histogram
+	drops           metric.Int64Counter
+	hitAdd, missAdd []metric.AddOption
+	hitRec, missRec []metric.RecordOption
+}
+
+func newMetrics(meter metric.Meter) (m metrics, err error) {
+	if m.lookups, err = meter.Int64Counter("introspectd.cache.requests",
+		metric.WithDescription("Look-ups of remembered verdicts.")); err != nil {
+		return m, err
+	}
+	if m.durations, err = meter.Float64Histogram("introspectd.verdict.duration", metric.WithUnit("s"),
+		metric.WithDescription("Time to a verdict."),
+		metric.WithExplicitBucketBoundaries(1e-6, 5e-6, 1e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 5e-3, 2.5e-2, 0.1, 0.5, 1, 5)); err != nil {
+		return m, err
+	}
+	if m.drops, err = meter.Int64Counter("introspectd.dropped_claims",
+		metric.WithDescription("Values of signed claims left out of answers because they were not well-formed.")); err != nil {
+		return m, err
+	}
+	set := func(kv ...attribute.KeyValue) metric.MeasurementOption {
+		return metric.WithAttributeSet(attribute.NewSet(kv...))
+	}
+	tier := attribute.String("tier", "process")
+	m.hitAdd = []metric.AddOption{set(tier, attribute.String("result", "hit"))}
+	m.missAdd = []metric.AddOption{set(tier, attribute.String("result", "miss"))}
+	m.hitRec = []metric.RecordOption{set(attribute.String("path", "hit"))}
+	m.missRec = []metric.RecordOption{set(attribute.String("path", "verified"))}
+	return m, nil
+}
+
+func (m *metrics) hit(ctx context.Context, d time.Duration) {
+	m.lookups.Add(ctx, 1, m.hitAdd...)
+	m.durations.Record(ctx, d.Seconds(), m.hitRec...)
+}
+
+func (m *metrics) miss(ctx context.Context, d time.Duration) {
+	m.lookups.Add(ctx, 1, m.missAdd...)
+	m.durations.Record(ctx, d.Seconds(), m.missRec...)
+}
+
+func (m *metrics) dropped(ctx context.Context, issuer, claim string, n int) {
+	if n > 0 {
+		m.drops.Add(ctx, int64(n), metric.WithAttributes(attribute.String("issuer", issuer), attribute.String("claim", claim)))
+	}
+}
