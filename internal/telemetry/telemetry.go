@@ -1,0 +1,241 @@
+// Package telemetry owns what the process says about itself: its log, its
+// metrics and its traces, where they go, and the order in which they are
+// flushed. It never decides what is worth saying.
+//
+// # Decisions
+//
+// Nothing is exported unless the environment asks for it. The exporters take
+// an empty environment to mean a collector on localhost, which would fill the
+// log of everyone who has none.
+//
+// OTEL_SDK_DISABLED=true switches every exporter off, which the SDK itself does
+// not do. /metrics stays: it is a listener of our configuration, and alarms
+// hang on it.
+//
+// Histograms in seconds get our boundaries where the instrument is made, not by
+// a View: a View overrides boundaries that an instrument brings along, and the
+// SDK's own, made for milliseconds, would put every duration of ours into the
+// first bucket.
+//
+// The one global is the OpenTelemetry API's: errors of exporters reach only
+// otel.SetErrorHandler. New sets it to its log; of several Telemetry the last
+// one made has it.
+//
+// With trust_incoming off, the flag of a caller does not decide whether a
+// request is traced, but the trace id that it sends along still enters into the
+// draw. The cost is that a caller can pick ids that are drawn; what it gains is
+// spans in our collector, and a trace that is sampled alike in all services.
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	otelprometheus "go.opentelemetry.io/otel/exporters/prometheus"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/propagation"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+	"golang.org/x/time/rate"
+)
+
+const (
+	// scope names us as the maker of instruments and spans.
+	scope = "introspectd"
+	// flushLimit is for each of traces and metrics at Shutdown.
+	flushLimit = 2 * time.Second
+	// errorInterval is between two log lines about exporters.
+	errorInterval = 30 * time.Second
+)
+
+// Options are what New needs beside its configuration.
+type Options struct {
+	// Env is the environment, NAME=value each. It decides whether there are
+	// exporters; those read their own settings from the process's.
+	Env []string
+	// LogTo receives the log; writes to it are serialised.
+	LogTo io.Writer
+	// Version and Commit are of this build.
+	Version, Commit string
+}
+
+// Telemetry is what the other packages are given to say things with. All of it
+// may be used concurrently, also after Shutdown, when nothing is exported any
+// more.
+type Telemetry struct {
+	Log *slog.Logger
+	// Meter makes instruments; those with the unit s get boundaries for
+	// durations. A gauge must not have the unit 1, which Prometheus would call
+	// a ratio.
+	Meter metric.Meter
+	// Tracer makes no spans and costs nothing without an exporter.
+	Tracer trace.Tracer
+	// Propagator reads and writes W3C trace context. Baggage is not read:
+	// nothing here uses it, and its parsing was an attack (CVE-2026-29181).
+	Propagator propagation.TextMapPropagator
+
+	level    *slog.LevelVar
+	sampling *sampling
+	registry *prometheus.Registry
+	flush    []func(context.Context) error // in order
+}
+
+// New starts what cfg, checked before, and the environment ask for. An error
+// means that an exporter could not be made of its settings.
+func New(ctx context.Context, cfg Config, o Options) (*Telemetry, error) {
+	t := &Telemetry{
+		Tracer:     noop.NewTracerProvider().Tracer(scope),
+		Propagator: propagation.TraceContext{},
+		level:      new(slog.LevelVar),
+		sampling:   new(sampling),
+	}
+	t.Reload(cfg)
+	t.Log = slog.New(logHandler(o.LogTo, cfg.Log.Format, t.level))
+	otel.SetErrorHandler(exportErrors(t.Log))
+
+	res, err := resource.New(ctx,
+		resource.WithTelemetrySDK(),
+		resource.WithAttributes(
+			attribute.String("service.name", scope),
+			attribute.String("service.version", o.Version)),
+		resource.WithFromEnv()) // last, so that OTEL_SERVICE_NAME wins
+	if err != nil {
+		return nil, fmt.Errorf("describing this process to OpenTelemetry: %w", err)
+	}
+	env := environment(o.Env)
+	if err := t.startTraces(ctx, env, res); err != nil {
+		return nil, fmt.Errorf("starting the trace exporter: %w", err)
+	}
+	if err := t.startMetrics(ctx, env, res, o); err != nil {
+		return nil, errors.Join(fmt.Errorf("starting metrics: %w", err), t.Shutdown(ctx))
+	}
+	return t, nil
+}
+
+// Reload takes over the log level and the sampling of cfg. The log's format is
+// settled by New.
+func (t *Telemetry) Reload(cfg Config) {
+	t.level.Set(cfg.Log.Level.slog())
+	t.sampling.set(cfg.Traces)
+}
+
+// Metrics serves the metrics of this process in Prometheus' text format.
+func (t *Telemetry) Metrics() http.Handler {
+	return promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{
+		ErrorLog:            slog.NewLogLogger(t.Log.Handler(), slog.LevelWarn),
+		ErrorHandling:       promhttp.ContinueOnError,
+		MaxRequestsInFlight: 4,
+	})
+}
+
+// Shutdown exports what is still held, traces first, and stops. It takes at
+// most 2 s for each of the two, less if ctx ends; what could not be exported by
+// then is lost and is the error. It is called once.
+func (t *Telemetry) Shutdown(ctx context.Context) error {
+	var errs []error
+	for _, flush := range t.flush {
+		limited, stop := context.WithTimeout(ctx, flushLimit)
+		errs = append(errs, flush(limited))
+		stop()
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("flushing telemetry: %w", err)
+	}
+	return nil
+}
+
+func (t *Telemetry) startTraces(ctx context.Context, env environment, res *resource.Resource) error {
+	exporter, err := spanExporter(ctx, env)
+	if err != nil || exporter == nil {
+		return err
+	}
+	provider := sdktrace.NewTracerProvider(
+		sdktrace.WithBatcher(exporter),
+		sdktrace.WithResource(res),
+		sdktrace.WithSampler(t.sampling))
+	t.Tracer = provider.Tracer(scope)
+	t.flush = append(t.flush, provider.Shutdown)
+	return nil
+}
+
+func (t *Telemetry) startMetrics(ctx context.Context, env environment, res *resource.Resource, o Options) error {
+	t.registry = prometheus.NewRegistry()
+	t.registry.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		buildInfo(o))
+	scraped, err := otelprometheus.New(
+		otelprometheus.WithRegisterer(t.registry),
+		otelprometheus.WithoutScopeInfo(),
+		otelprometheus.WithoutTargetInfo())
+	if err != nil {
+		return err
+	}
+	options := []sdkmetric.Option{sdkmetric.WithResource(res), sdkmetric.WithReader(scraped)}
+	pushed, err := metricReader(ctx, env)
+	if err != nil {
+		return err
+	}
+	if pushed != nil {
+		options = append(options, sdkmetric.WithReader(pushed))
+	}
+	provider := sdkmetric.NewMeterProvider(options...)
+	t.Meter = secondsMeter{provider.Meter(scope)}
+	t.flush = append(t.flush, provider.Shutdown)
+	return nil
+}
+
+func buildInfo(o Options) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name:        "introspectd_build_info",
+		Help:        "The build that runs; always 1.",
+		ConstLabels: prometheus.Labels{"version": o.Version, "commit": o.Commit, "goversion": runtime.Version()},
+	}, func() float64 { return 1 })
+}
+
+// secondsMeter gives histograms in seconds our boundaries unless they bring
+// their own.
+type secondsMeter struct{ metric.Meter }
+
+// From a remembered verdict, some microseconds, to a request that meets the
+// write limit.
+var secondsBoundaries = []float64{
+	.00001, .000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30,
+}
+
+func (m secondsMeter) Float64Histogram(name string, options ...metric.Float64HistogramOption) (metric.Float64Histogram, error) {
+	c := metric.NewFloat64HistogramConfig(options...)
+	if c.Unit() == "s" && c.ExplicitBucketBoundaries() == nil {
+		options = append(options, metric.WithExplicitBucketBoundaries(secondsBoundaries...))
+	}
+	return m.Meter.Float64Histogram(name, options...)
+}
+
+// exportErrors logs what goes wrong in the SDK, one line in a while: with the
+// collector away there is an error for each batch.
+func exportErrors(log *slog.Logger) otel.ErrorHandler {
+	var now rate.Sometimes
+	var unsaid atomic.Int64
+	now.Interval = errorInterval
+	return otel.ErrorHandlerFunc(func(err error) {
+		unsaid.Add(1)
+		now.Do(func() {
+			log.Warn("telemetry is not exported", "error", err, "errors", unsaid.Swap(0))
+		})
+	})
+}
