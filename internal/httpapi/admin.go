@@ -1,0 +1,168 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"introspectd/internal/callers"
+	"introspectd/internal/claims"
+	"introspectd/internal/introspect"
+)
+
+// AdminOptions are what the admin listener shows and does.
+type AdminOptions struct {
+	Callers  *callers.Callers
+	Observer *Observer
+	Ready    func() Readiness
+	// Metrics answers GET /metrics.
+	Metrics http.Handler
+	// OpenAPI is the description of the public listener, in YAML.
+	OpenAPI []byte
+	// Issuers is the state of every issuer and its keys, for JSON.
+	Issuers func() any
+	// Refresh fetches an issuer's keys anew; ErrNoIssuer for an unknown name.
+	Refresh func(ctx context.Context, name string) error
+	// Introspector explains tokens.
+	Introspector *introspect.Introspector
+	// Address is the listener's own, Hosts are further names it answers to.
+	Address string
+	Hosts   []string
+	PProf   bool
+}
+
+// ErrNoIssuer says that no issuer is configured under a name.
+var ErrNoIssuer = errors.New("no issuer of this name is configured")
+
+// NewAdmin returns the handler of the admin listener.
+func NewAdmin(o AdminOptions) http.Handler {
+	e := newEngine(o.Observer)
+	e.Use(o.hostCheck)
+	probes(e, o.Ready, o.Metrics, true)
+	e.GET("/openapi.yaml", func(c *gin.Context) {
+		c.Data(http.StatusOK, "application/yaml", o.OpenAPI)
+	})
+	e.GET("/issuers", func(c *gin.Context) { writeJSON(c.Writer, o.Issuers()) })
+	e.POST("/issuers/:name/refresh", func(c *gin.Context) { o.act(c, callers.Operate, "/issuers/{name}/refresh", o.refresh(c.Param("name"))) })
+	e.POST("/explain", func(c *gin.Context) { o.act(c, callers.Explain, "/explain", o.explain) })
+	if o.PProf {
+		e.GET("/debug/pprof/*profile", func(c *gin.Context) { o.act(c, callers.Operate, "/debug/pprof", profile) })
+	}
+	return e
+}
+
+// NewMetrics returns the handler of the listener that a cluster scrapes.
+func NewMetrics(o *Observer, ready func() Readiness, metrics http.Handler) http.Handler {
+	e := newEngine(o)
+	probes(e, ready, metrics, false)
+	return e
+}
+
+func probes(e *gin.Engine, ready func() Readiness, metrics http.Handler, verbose bool) {
+	e.GET("/livez", livez)
+	e.GET("/readyz", readyz(ready, verbose))
+	e.GET("/metrics", gin.WrapH(metrics))
+}
+
+// hostCheck refuses requests that were made for another host: a web page whose
+// name was pointed at this address (DNS rebinding). The port is not looked at.
+func (o *AdminOptions) hostCheck(c *gin.Context) {
+	host := hostOnly(c.Request.Host)
+	if host == hostOnly(o.Address) || host == "localhost" || slices.ContainsFunc(o.Hosts, func(h string) bool { return strings.EqualFold(h, host) }) ||
+		strings.HasPrefix(o.Address, "unix:") {
+		return
+	}
+	refuse(c.Writer, &problem{status: http.StatusMisdirectedRequest, code: "invalid_request", description: "this listener does not answer to that Host"})
+	c.Abort()
+}
+
+func hostOnly(hostport string) string {
+	if host, _, err := net.SplitHostPort(hostport); err == nil {
+		hostport = host
+	}
+	return strings.ToLower(strings.Trim(hostport, "[]"))
+}
+
+// act runs one act of a caller that may do it, and writes its audit line: who,
+// what, result.
+func (o *AdminOptions) act(c *gin.Context, needs callers.Permission, route string, act handler) {
+	o.Observer.serve(c.Writer, c.Request, route, func(w http.ResponseWriter, r *http.Request) outcome {
+		gate := API{callers: o.Callers}
+		who, out, ok := gate.authenticate(w, callers.Credentials{Authorization: r.Header["Authorization"], Peer: r.RemoteAddr}, needs)
+		if ok {
+			out = act(w, r)
+			out.caller = who.ID
+		}
+		o.Observer.log.InfoContext(r.Context(), "admin act", "audit", true, "who", out.caller, "what", r.Method+" "+route, "status", out.status)
+		return out
+	})
+}
+
+func (o *AdminOptions) refresh(name string) handler {
+	return func(w http.ResponseWriter, r *http.Request) outcome {
+		ctx, cancel := context.WithTimeout(r.Context(), 10*time.Second)
+		defer cancel()
+		switch err := o.Refresh(ctx, name); {
+		case errors.Is(err, ErrNoIssuer):
+			return refuse(w, &problem{status: http.StatusNotFound, code: "not_found", description: "no issuer of this name is configured"})
+		case err != nil:
+			out := refuse(w, &problem{status: http.StatusBadGateway, code: "temporarily_unavailable", description: "the keys could not be fetched"})
+			out.err = err
+			return out
+		}
+		respond(w, http.StatusOK, []byte(`{"refreshed":true}`))
+		return outcome{status: http.StatusOK}
+	}
+}
+
+// explain answers POST /explain {"token"} with the ladder of its judgement.
+func (o *AdminOptions) explain(w http.ResponseWriter, r *http.Request) outcome {
+	if isJSON, bad := mediaType(r, true); bad != nil || !isJSON {
+		return refuse(w, unsupported("the media type is not supported").with("Accept", "application/json"))
+	}
+	body, bad := readBody(w, r)
+	if bad != nil {
+		return refuse(w, bad)
+	}
+	set, err := claims.Decode(body)
+	value, _ := set.Find("token")
+	token, ok := claims.String(value)
+	if err != nil || !ok || len(set) != 1 {
+		return refuse(w, badRequest("expected a JSON object with the member token"))
+	}
+	writeJSON(w, o.Introspector.Explain(r.Context(), token, time.Now()))
+	return outcome{status: http.StatusOK}
+}
+
+func profile(w http.ResponseWriter, r *http.Request) outcome {
+	switch name := strings.TrimPrefix(r.URL.Path, "/debug/pprof/"); name {
+	case "cmdline":
+		pprof.Cmdline(w, r)
+	case "profile":
+		pprof.Profile(w, r)
+	case "symbol":
+		pprof.Symbol(w, r)
+	case "trace":
+		pprof.Trace(w, r)
+	default:
+		pprof.Index(w, r)
+	}
+	return outcome{status: http.StatusOK}
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		respond(w, http.StatusInternalServerError, errorBody("server_error", ""))
+		return
+	}
+	respond(w, http.StatusOK, body)
+}

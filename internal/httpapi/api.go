@@ -1,0 +1,231 @@
+// Package httpapi is the wire: who may ask, what is read of a request, and
+// what is answered. It never judges a token; every endpoint renders the one
+// answer of package introspect.
+//
+// # Decisions
+//
+// gin routes what has a method; /auth and /ext-authz are told apart by their
+// raw path before it, because they take every method there is, and because a
+// router that decodes or cleans a path would let its sender choose the policy.
+//
+// Each handler returns what happened as a value, and one place turns that into
+// the log line, the metrics and the span. No request carries a logger, and
+// nothing is logged twice.
+package httpapi
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"introspectd/internal/callers"
+	"introspectd/internal/introspect"
+)
+
+// Options are what an API works with.
+type Options struct {
+	Introspector *introspect.Introspector
+	Callers      *callers.Callers
+	Rows         []callers.Config // those that Callers were made of
+	Auth         AuthConfig
+	Policies     []Policy
+	// PublicURL is our own issuer identifier; empty means no metadata.
+	PublicURL string
+	Observer  *Observer
+	// Ready reports the state for /readyz.
+	Ready func() Readiness
+}
+
+// API is the public listener's handler: one configuration, immutable.
+type API struct {
+	introspector *introspect.Introspector
+	callers      *callers.Callers
+	views        []callerView // by the caller's index
+	policies     map[string]*policy
+	allowFrom    []callers.Peer
+	observer     *Observer
+	ready        func() Readiness
+	engine       *gin.Engine
+}
+
+// callerView is what one caller is told, and of which tokens.
+type callerView struct {
+	demand introspect.Demand
+	view   introspect.View
+}
+
+// New returns the API of a checked configuration.
+func New(o Options) *API {
+	a := &API{
+		introspector: o.Introspector,
+		callers:      o.Callers,
+		policies:     make(map[string]*policy, len(o.Policies)),
+		allowFrom:    o.Auth.AllowFrom,
+		observer:     o.Observer,
+		ready:        o.Ready,
+	}
+	for _, row := range o.Rows {
+		a.views = append(a.views, compileView(row))
+	}
+	for _, row := range o.Policies {
+		a.policies[row.Name] = compilePolicy(row)
+	}
+	a.engine = newEngine(a.observer)
+	a.engine.POST("/introspect", a.observed("/introspect", a.introspect))
+	a.engine.POST("/oauth2/introspect", a.observed("/oauth2/introspect", a.introspect))
+	a.engine.POST("/transform", a.observed("/transform", a.transform))
+	a.engine.GET("/livez", livez)
+	a.engine.GET("/readyz", readyz(a.ready, false))
+	if o.PublicURL != "" {
+		document := metadata(o.PublicURL)
+		a.engine.GET("/.well-known/oauth-authorization-server", document)
+		a.engine.GET("/.well-known/openid-configuration", document)
+		a.engine.POST("/token", a.observed("/token", noGrants))
+	}
+	return a
+}
+
+// newEngine returns a gin engine without any of its conveniences that change
+// what a request says: no redirects, no cleaned paths, no proxy headers.
+func newEngine(o *Observer) *gin.Engine {
+	gin.SetMode(gin.ReleaseMode)
+	e := gin.New()
+	e.RedirectTrailingSlash = false
+	e.RedirectFixedPath = false
+	e.HandleMethodNotAllowed = true
+	e.ForwardedByClientIP = false
+	_ = e.SetTrustedProxies(nil) // nil can't be malformed
+	e.NoRoute(o.gin("", func(w http.ResponseWriter, _ *http.Request) outcome {
+		return refuse(w, &problem{status: http.StatusNotFound, code: "not_found"})
+	}))
+	e.NoMethod(o.gin("", func(w http.ResponseWriter, r *http.Request) outcome {
+		if strings.HasSuffix(r.URL.Path, "/introspect") {
+			w.Header()["Vary"] = varyAccept // on every answer of that endpoint
+		}
+		return refuse(w, &problem{status: http.StatusMethodNotAllowed, code: "invalid_request", description: "the method is not allowed"})
+	}))
+	return e
+}
+
+// CallerDemand is what a caller may be told of.
+func CallerDemand(row callers.Config) introspect.Demand {
+	return introspect.Demand{
+		Issuers: row.Issuers, AnyIssuer: row.AnyIssuer,
+		Audiences: row.Audiences, AnyAudience: row.AnyAudience.All, NoAudienceFrom: row.AnyAudience.Issuers,
+	}
+}
+
+func compileView(row callers.Config) callerView {
+	v := callerView{demand: CallerDemand(row)}
+	switch row.Claims.Mode {
+	case callers.Passthrough:
+		v.view = introspect.Passthrough()
+	case callers.Minimal:
+		v.view = introspect.Minimal()
+	case callers.List:
+		v.view = introspect.Only(row.Claims.Names)
+	}
+	return v
+}
+
+// ServeHTTP dispatches by the raw path, and the rest by gin.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path, query := rawTarget(r)
+	if path == "/auth" {
+		path = "/auth/default"
+	}
+	if name, ok := strings.CutPrefix(path, "/auth/"); ok {
+		a.observer.serve(w, r, "/auth", func(w http.ResponseWriter, r *http.Request) outcome {
+			return a.auth(w, r, name, query)
+		})
+		return
+	}
+	if rest, ok := strings.CutPrefix(path+"/", "/ext-authz/"); ok {
+		name, _, _ := strings.Cut(rest, "/")
+		a.observer.serve(w, r, "/ext-authz", func(w http.ResponseWriter, r *http.Request) outcome {
+			return a.extAuthz(w, r, name)
+		})
+		return
+	}
+	a.engine.ServeHTTP(w, r)
+}
+
+// rawTarget returns path and query of the request target as they were sent,
+// nothing decoded or cleaned (RFC 9112 section 3.2).
+func rawTarget(r *http.Request) (path, query string) {
+	target := r.RequestURI
+	if !strings.HasPrefix(target, "/") {
+		// The absolute form: a scheme, an authority, the path.
+		_, rest, _ := strings.Cut(target, "://")
+		slash := strings.IndexByte(rest, '/')
+		if slash < 0 {
+			return "", ""
+		}
+		target = rest[slash:]
+	}
+	path, query, _ = strings.Cut(target, "?")
+	return path, query
+}
+
+func (a *API) observed(route string, h handler) gin.HandlerFunc { return a.observer.gin(route, h) }
+
+// refuse writes p as an OAuth error.
+func refuse(w http.ResponseWriter, p *problem) outcome {
+	for _, h := range p.headers {
+		w.Header().Add(h[0], h[1])
+	}
+	if p.status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "5")
+	}
+	respond(w, p.status, errorBody(p.code, p.description))
+	return outcome{status: p.status, code: p.code}
+}
+
+// unavailable is the answer where we could not tell: never cached, never
+// active.
+func unavailable(w http.ResponseWriter) {
+	refuse(w, &problem{status: http.StatusServiceUnavailable, code: "temporarily_unavailable"})
+}
+
+// respond writes a JSON body whole, with the headers of every answer that says
+// something of a token.
+func respond(w http.ResponseWriter, status int, body []byte) {
+	h := w.Header()
+	h["Content-Type"] = contentJSON
+	h["Cache-Control"] = noStore
+	h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // a peer that is gone needs no answer
+}
+
+var (
+	contentJSON = []string{"application/json"}
+	noStore     = []string{"no-store"}
+	varyAccept  = []string{"Accept"}
+)
+
+// authenticate finds out who asks and whether it may do p.
+func (a *API) authenticate(w http.ResponseWriter, c callers.Credentials, p callers.Permission) (*callers.Caller, outcome, bool) {
+	who, refusal := a.callers.Authenticate(c)
+	if refusal == nil && !who.May(p) {
+		refusal = a.callers.Denied(who, p)
+	}
+	if refusal == nil {
+		return who.Caller, outcome{}, true
+	}
+	bad := &problem{status: refusal.Status, code: refusal.Code}
+	for _, challenge := range refusal.Challenges {
+		bad.with("WWW-Authenticate", challenge)
+	}
+	if refusal.RetryAfter > 0 {
+		bad.with("Retry-After", strconv.Itoa(int((refusal.RetryAfter+time.Second-1)/time.Second)))
+	}
+	out := refuse(w, bad)
+	if who.Caller != nil {
+		out.caller = who.ID
+	}
+	return nil, out, false
+}

@@ -1,0 +1,203 @@
+package httpapi
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"introspectd/internal/callers"
+	"introspectd/internal/introspect"
+	"introspectd/internal/verify"
+)
+
+// auth answers /auth and /auth/{policy}: 200, 401, 403, and 503 where we could
+// not tell, because nginx makes a 500 of anything else.
+func (a *API) auth(w http.ResponseWriter, r *http.Request, policy, query string) outcome {
+	return a.gateway(w, r, policy, query, http.StatusUnauthorized)
+}
+
+// extAuthz answers /ext-authz/{policy}/…: RFC 6750 in full. What follows the
+// policy, query included, is the client's own and never read.
+func (a *API) extAuthz(w http.ResponseWriter, r *http.Request, policy string) outcome {
+	return a.gateway(w, r, policy, "", http.StatusBadRequest)
+}
+
+// gateway judges the token of a forwarded request by a policy. malformed is
+// the status for an Authorization that is not well-formed.
+func (a *API) gateway(w http.ResponseWriter, r *http.Request, name, query string, malformed int) outcome {
+	if r.ContentLength != 0 && r.ProtoMajor == 1 {
+		// The body stays with the gateway. net/http would wait for it before
+		// it answers, to keep the connection.
+		w.Header().Set("Connection", "close")
+	}
+	out, ok := a.admit(w, r)
+	if !ok {
+		return out
+	}
+	p := a.policies[name]
+	if p == nil || !sameOrAbsent(r.Header["X-Introspectd-Policy"], name) {
+		unavailable(w)
+		return out.misconfigured("there is no such policy, or X-Introspectd-Policy names another")
+	}
+	out.policy = p.name
+	demands, ok := p.narrow(query)
+	if !ok {
+		unavailable(w)
+		return out.misconfigured("the query of /auth takes scope and audience, each with a value, and audiences of the policy alone")
+	}
+
+	token, state := bearerToken(r.Header["Authorization"])
+	switch state {
+	case noToken:
+		return out.denied(w, http.StatusUnauthorized, "unauthorized", p.challenge(""))
+	case malformedToken:
+		return out.denied(w, malformed, "invalid_request", p.challenge(`error="invalid_request"`))
+	}
+	answer, err := a.introspector.Introspect(r.Context(), token)
+	if err != nil {
+		unavailable(w)
+		return out.failed(answer, err)
+	}
+	reason, values := demands.decide(answer, a.observer)
+	out = out.judged(answer, reason, reason == verify.NoReason)
+	switch reason {
+	case verify.NoReason:
+		return p.allow(w, values, out)
+	case verify.InsufficientScope:
+		scopes := strings.Join(demands.scopes, " ")
+		return out.denied(w, http.StatusForbidden, "insufficient_scope", p.challenge(`error="insufficient_scope", scope="`+scopes+`"`))
+	case verify.Expired:
+		return out.denied(w, http.StatusUnauthorized, "invalid_token", p.challenge(`error="invalid_token", error_description="The access token expired"`))
+	}
+	return out.denied(w, http.StatusUnauthorized, "invalid_token", p.challenge(`error="invalid_token", error_description="The access token is invalid"`))
+}
+
+// decide holds an answer against the demands, and renders who it is about.
+func (n *narrowed) decide(answer introspect.Answer, o *Observer) (verify.Reason, []string) {
+	demand := n.demand
+	demand.Scopes = n.scopes
+	reason, refused := demand.Refuses(answer)
+	switch {
+	case refused && reason != verify.InsufficientScope:
+		return reason, nil
+	case slices.ContainsFunc(n.audiences, func(audience string) bool { return !answer.IsFor(audience) }):
+		return verify.WrongAudience, nil
+	case answer.HasConfirmation():
+		// A token bound to a key is no bearer token (RFC 9449 section 7.2, RFC
+		// 8705 section 3), and possession can't be shown here yet.
+		return verify.ProofFailed, nil
+	case refused:
+		return reason, nil
+	}
+	values, left, ok := identity(n.headers, answer)
+	o.headersLeft(n.name, left)
+	if !ok {
+		return verify.BadClaims, nil
+	}
+	return verify.NoReason, values
+}
+
+// allow answers exactly 200 with every configured header.
+func (p *policy) allow(w http.ResponseWriter, values []string, out outcome) outcome {
+	h := w.Header()
+	for n := range p.headers {
+		h[p.headers[n].header] = values[n : n+1 : n+1]
+	}
+	if p.remove != "" {
+		h["X-Envoy-Auth-Headers-To-Remove"] = []string{p.remove}
+	}
+	h["Cache-Control"] = noStore
+	h["Content-Length"] = []string{"0"}
+	w.WriteHeader(http.StatusOK)
+	out.status = http.StatusOK
+	return out
+}
+
+// challenge is a WWW-Authenticate line of RFC 6750 section 3.
+func (p *policy) challenge(parameters string) string {
+	line := `Bearer realm="` + p.realm + `"`
+	if parameters != "" {
+		line += ", " + parameters
+	}
+	return line
+}
+
+func (o outcome) denied(w http.ResponseWriter, status int, code, challenge string) outcome {
+	w.Header()["Www-Authenticate"] = []string{challenge}
+	respond(w, status, errorBody(code, ""))
+	o.status, o.code = status, code
+	return o
+}
+
+func (o outcome) misconfigured(why string) outcome {
+	o.status, o.note = http.StatusServiceUnavailable, why
+	return o
+}
+
+// admit lets in the peers of auth.allow_from, and callers that may auth. The
+// credential of the latter has a header of its own: Authorization is the
+// client's.
+func (a *API) admit(w http.ResponseWriter, r *http.Request) (out outcome, ok bool) {
+	for _, peer := range a.allowFrom {
+		if peer.Contains(r.RemoteAddr) {
+			return out, true
+		}
+	}
+	if lines := r.Header["X-Introspectd-Caller"]; len(lines) > 0 {
+		who, refusal := a.callers.Authenticate(callers.Credentials{Authorization: lines, Peer: r.RemoteAddr})
+		if refusal == nil && who.May(callers.Auth) {
+			out.caller = who.ID
+			return out, true
+		}
+	} else {
+		a.observer.refusedGateway(r.RemoteAddr)
+	}
+	respond(w, http.StatusForbidden, errorBody("access_denied", ""))
+	out.status, out.code = http.StatusForbidden, "access_denied"
+	return out, false
+}
+
+func sameOrAbsent(lines []string, want string) bool {
+	return len(lines) == 0 || len(lines) == 1 && lines[0] == want
+}
+
+type tokenState uint8
+
+const (
+	noToken tokenState = iota
+	malformedToken
+	oneToken
+)
+
+// bearerToken reads the token of a request: RFC 6750 section 2.1, one method,
+// one header line, the scheme in any case.
+func bearerToken(lines []string) (string, tokenState) {
+	if len(lines) > 1 {
+		return "", malformedToken
+	}
+	if len(lines) == 0 {
+		return "", noToken
+	}
+	scheme, rest, spaced := strings.Cut(lines[0], " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return "", noToken
+	}
+	token := strings.TrimLeft(rest, " ")
+	if !spaced || !b64token(token) {
+		return "", malformedToken
+	}
+	return token, oneToken
+}
+
+// b64token is the grammar of RFC 6750 section 2.1.
+func b64token(s string) bool {
+	body := strings.TrimRight(s, "=")
+	for i := 0; i < len(body); i++ {
+		switch c := body[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.IndexByte("-._~+/", c) >= 0:
+		default:
+			return false
+		}
+	}
+	return body != ""
+}

@@ -1,0 +1,116 @@
+package httpapi
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	"introspectd/internal/callers"
+)
+
+// AuthConfig is the section `auth`.
+type AuthConfig struct {
+	// AllowFrom are the peers that may use /auth and /ext-authz without a
+	// caller's credentials.
+	AllowFrom []callers.Peer `koanf:"allow_from" default:"[127.0.0.0/8, \"::1/128\", unix]"`
+}
+
+// Policy is one row of `policies`: what a gateway route demands of a token and
+// what it is told about it.
+type Policy struct {
+	// Name is the last part of /auth/{policy}; /auth alone means the policy
+	// named default.
+	Name string `koanf:"name"`
+	// Audiences lists the aud values of which a token must carry one.
+	Audiences   []string `koanf:"audiences"`
+	AnyAudience bool     `koanf:"any_audience" default:"false"`
+	// Issuers names the issuers whose tokens this route takes.
+	Issuers   []string `koanf:"issuers"`
+	AnyIssuer bool     `koanf:"any_issuer" default:"false"`
+	// Scopes must all be present.
+	Scopes []string `koanf:"scopes"`
+	// Realm stands in the challenges of this route.
+	Realm string `koanf:"realm" default:"introspectd"`
+	// Headers maps a header of the answer to the claim it carries.
+	Headers map[string]string `koanf:"headers" default:"{X-Auth-Subject: sub, X-Auth-Issuer: iss, X-Auth-Client-Id: client_id, X-Auth-Username: username, X-Auth-Scope: scope}"`
+	// RemoveHeaders are request headers that Envoy is told to remove, so that the
+	// token stops at the gateway.
+	RemoveHeaders []string `koanf:"remove_headers"`
+}
+
+// Check reports every fault of one policy; whether the issuers it names exist
+// is for the owner of all rows to say.
+func (p Policy) Check(fault func(key, problem string)) {
+	if !nameSyntax.MatchString(p.Name) {
+		fault("name", fmt.Sprintf("expected letters, digits, - and _, as it stands in the path /auth/{policy}, got %q", p.Name))
+	}
+	switch {
+	case len(p.Audiences) > 0 && p.AnyAudience:
+		fault("any_audience", "expected either audiences or any_audience, got both")
+	case len(p.Audiences) == 0 && !p.AnyAudience:
+		fault("audiences", "expected the audiences this policy takes; any_audience: true takes a token for anyone")
+	}
+	if len(p.Issuers) > 0 && p.AnyIssuer {
+		fault("any_issuer", "expected either issuers or any_issuer, got both")
+	}
+	for i, audience := range p.Audiences {
+		if audience == "" {
+			fault(fmt.Sprintf("audiences[%d]", i), "expected an audience, got an empty text")
+		}
+	}
+	for i, scope := range p.Scopes {
+		if !scopeToken.MatchString(scope) {
+			fault(fmt.Sprintf("scopes[%d]", i), fmt.Sprintf("expected one scope of printable ASCII without space, quote or backslash, got %q", scope))
+		}
+	}
+	for i, header := range p.RemoveHeaders {
+		if !headerToken.MatchString(header) {
+			fault(fmt.Sprintf("remove_headers[%d]", i), fmt.Sprintf("expected the name of a header (RFC 9110 section 5.6.2), got %q", header))
+		}
+	}
+	if !realmSyntax.MatchString(p.Realm) {
+		fault("realm", fmt.Sprintf("expected printable ASCII without quote or backslash, got %q", p.Realm))
+	}
+	p.checkHeaders(fault)
+}
+
+// checkHeaders keeps a policy from naming a header that would change the
+// framing of the answer, its meaning to a gateway, or the client's cookies.
+func (p Policy) checkHeaders(fault func(key, problem string)) {
+	first := map[string]string{}
+	for _, header := range slices.Sorted(maps.Keys(p.Headers)) {
+		key, folded := "headers."+header, strings.ToLower(header)
+		switch {
+		case !headerToken.MatchString(header):
+			fault(key, fmt.Sprintf("expected the name of a header (RFC 9110 section 5.6.2), got %q", header))
+		case slices.Contains(ownHeaders, folded) || strings.HasPrefix(folded, "access-control-"):
+			fault(key, "this header belongs to the connection or to the answer itself and can't carry a claim")
+		case first[folded] != "":
+			fault(key, fmt.Sprintf("%s and %s are one header", first[folded], header))
+		case p.Headers[header] == "":
+			fault(key, "expected the name of a claim, got an empty text")
+		}
+		first[folded] = header
+	}
+}
+
+var (
+	nameSyntax = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+	// scopeToken is scope-token of RFC 6749 section 3.3.
+	scopeToken = regexp.MustCompile(`^[\x21\x23-\x5B\x5D-\x7E]+$`)
+	// realmSyntax is what can stand between quotes without escapes (RFC 6750
+	// section 3 keeps scope to the same characters).
+	realmSyntax = regexp.MustCompile(`^[\x20\x21\x23-\x5B\x5D-\x7E]+$`)
+	headerToken = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+	// ownHeaders are hop-by-hop (RFC 9110 section 7.6.1), frame the message,
+	// or are ours to set.
+	ownHeaders = []string{
+		"age", "allow", "alt-svc", "cache-control", "clear-site-data", "connection", "content-encoding", "content-length",
+		"content-location", "content-range", "content-security-policy", "content-type", "cookie", "date", "etag", "expires",
+		"host", "keep-alive", "last-modified", "location", "pragma", "proxy-authenticate", "proxy-authorization",
+		"proxy-connection", "refresh", "retry-after", "server", "set-cookie", "set-cookie2", "strict-transport-security",
+		"te", "trailer", "transfer-encoding", "upgrade", "vary", "via", "www-authenticate",
+	}
+)

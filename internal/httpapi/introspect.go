@@ -1,0 +1,101 @@
+package httpapi
+
+import (
+	"net/http"
+	"sync"
+
+	"introspectd/internal/callers"
+	"introspectd/internal/introspect"
+	"introspectd/internal/verify"
+)
+
+// introspect answers POST /introspect: RFC 7662 section 2. Method, media type,
+// size, form, caller, token, verdict: in this order.
+func (a *API) introspect(w http.ResponseWriter, r *http.Request) outcome {
+	w.Header()["Vary"] = varyAccept
+	p, bad := readForm(w, r, false)
+	if bad != nil {
+		return refuse(w, bad)
+	}
+	return a.judge(w, r, p, callers.Introspect, func(dst []byte, v introspect.View, answer introspect.Answer) []byte {
+		return v.Append(dst, answer)
+	})
+}
+
+// transform answers POST /transform: the mapped claims in an object of their
+// own.
+func (a *API) transform(w http.ResponseWriter, r *http.Request) outcome {
+	p, bad := readForm(w, r, true)
+	if bad != nil {
+		return refuse(w, bad)
+	}
+	return a.judge(w, r, p, callers.Transform, func(dst []byte, v introspect.View, answer introspect.Answer) []byte {
+		return v.AppendTransformed(dst, answer)
+	})
+}
+
+// judge is what /introspect and /transform have in common: everything but how
+// an active answer is shown.
+func (a *API) judge(w http.ResponseWriter, r *http.Request, p parameters, needs callers.Permission,
+	show func([]byte, introspect.View, introspect.Answer) []byte,
+) outcome {
+	caller, out, ok := a.authenticate(w, p.credentials(r), needs)
+	if !ok {
+		return out
+	}
+	out.caller = caller.ID
+	if bad := p.check(needs); bad != nil {
+		refused := refuse(w, bad)
+		refused.caller = caller.ID
+		return refused
+	}
+	answer, err := a.introspector.Introspect(r.Context(), p.token.value)
+	if err != nil {
+		unavailable(w)
+		return out.failed(answer, err)
+	}
+	view := &a.views[caller.Index]
+	reason, refused := view.demand.Refuses(answer)
+	out = out.judged(answer, reason, !refused)
+	out.status = http.StatusOK
+	if refused {
+		respond(w, http.StatusOK, []byte(introspect.Inactive))
+		return out
+	}
+	buffer := buffers.Get().(*[]byte)
+	*buffer = show((*buffer)[:0], view.view, answer)
+	respond(w, http.StatusOK, *buffer)
+	buffers.Put(buffer)
+	return out
+}
+
+var buffers = sync.Pool{New: func() any { return new(make([]byte, 0, 4096)) }}
+
+// check is what the parameters must be once the caller is known. A parameter
+// without a value counts as omitted (RFC 6749 section 3.2).
+func (p *parameters) check(needs callers.Permission) *problem {
+	switch {
+	case p.token.value == "":
+		return badRequest("token is missing")
+	case needs == callers.Transform && p.profile.value != "":
+		return badRequest("there is no such profile")
+	}
+	return nil
+}
+
+// reasonUnavailable is the label of verdicts that could not be made.
+const reasonUnavailable = "keys_unavailable"
+
+// judged notes a verdict.
+func (o outcome) judged(a introspect.Answer, reason verify.Reason, active bool) outcome {
+	o.isVerdict, o.active = true, active
+	o.reason, o.issuer, o.ref = reason.String(), a.Issuer(), a.Ref()
+	return o
+}
+
+// failed notes that no verdict could be made.
+func (o outcome) failed(a introspect.Answer, err error) outcome {
+	o.status, o.isVerdict, o.err = http.StatusServiceUnavailable, true, err
+	o.reason, o.issuer = reasonUnavailable, a.Issuer()
+	return o
+}

@@ -1,0 +1,78 @@
+package httpapi
+
+import (
+	"slices"
+	"strings"
+
+	"introspectd/internal/introspect"
+)
+
+// policy is a Policy compiled: what a route demands, and its answers made
+// ready.
+type policy struct {
+	name    string
+	demand  introspect.Demand
+	headers []identityHeader
+	// remove is the value of the header that makes Envoy remove request
+	// headers, empty for none.
+	remove string
+	realm  string
+}
+
+// PolicyDemand is what a policy asks of a token.
+func PolicyDemand(row Policy) introspect.Demand {
+	return introspect.Demand{
+		Issuers: row.Issuers, AnyIssuer: row.AnyIssuer,
+		Audiences: row.Audiences, AnyAudience: row.AnyAudience,
+		Scopes: row.Scopes,
+	}
+}
+
+func compilePolicy(row Policy) *policy {
+	return &policy{
+		name:    row.Name,
+		demand:  PolicyDemand(row),
+		headers: compileHeaders(row.Headers),
+		remove:  strings.ToLower(strings.Join(row.RemoveHeaders, ",")),
+		realm:   row.Realm,
+	}
+}
+
+// narrowed is a policy with what one request adds to it: it can only demand
+// more.
+type narrowed struct {
+	*policy
+	scopes    []string // the policy's and the request's
+	audiences []string // each of them must be in aud
+}
+
+// narrow reads the demands in the query of /auth; false means that they can't
+// be understood, and nothing may be allowed on a guess (GW-01).
+func (p *policy) narrow(query string) (narrowed, bool) {
+	n := narrowed{policy: p, scopes: p.demand.Scopes}
+	if query == "" {
+		return n, true
+	}
+	n.scopes = slices.Clone(n.scopes)
+	err := eachParameter(query, func(name, value string) error {
+		switch {
+		case name == "scope" && len(strings.Fields(value)) > 0:
+			for _, s := range strings.Fields(value) {
+				if !scopeToken.MatchString(s) {
+					return errForm
+				}
+				n.scopes = append(n.scopes, s)
+			}
+		case name == "audience" && p.takesAudience(value):
+			n.audiences = append(n.audiences, value)
+		default:
+			return errForm
+		}
+		return nil
+	})
+	return n, err == nil
+}
+
+func (p *policy) takesAudience(audience string) bool {
+	return audience != "" && (p.demand.AnyAudience || slices.Contains(p.demand.Audiences, audience))
+}

@@ -1,0 +1,153 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+
+	"introspectd/internal/callers"
+	"introspectd/internal/claims"
+)
+
+// maxRequest is the size of a request's body in bytes.
+const maxRequest = 64 << 10
+
+// problem is an answer that refuses a request for what the request is, not for
+// what its token is. Its description is fixed text.
+type problem struct {
+	status      int
+	code        string
+	description string
+	headers     [][2]string
+}
+
+func (p *problem) with(header, value string) *problem {
+	p.headers = append(p.headers, [2]string{header, value})
+	return p
+}
+
+func badRequest(description string) *problem {
+	return &problem{status: http.StatusBadRequest, code: "invalid_request", description: description}
+}
+
+// readForm reads the parameters of a POST in the order of the contract: media
+// type, size, form. With orJSON a JSON object {"token","profile"} will do too.
+func readForm(w http.ResponseWriter, r *http.Request, orJSON bool) (p parameters, bad *problem) {
+	isJSON, bad := mediaType(r, orJSON)
+	if bad != nil {
+		return p, bad
+	}
+	body, bad := readBody(w, r)
+	if bad != nil {
+		return p, bad
+	}
+	p.profiled = orJSON
+	if r.URL.RawQuery != "" {
+		if err := eachParameter(r.URL.RawQuery, refuseCredential); err != nil {
+			return p, badRequest(err.Error())
+		}
+	}
+	if isJSON {
+		return p, p.readJSON(body)
+	}
+	if err := eachParameter(string(body), p.take); err != nil {
+		return p, badRequest(err.Error())
+	}
+	return p, nil
+}
+
+// mediaType checks what the body is declared to be. Parameters such as charset
+// say nothing: forms are UTF-8.
+func mediaType(r *http.Request, orJSON bool) (isJSON bool, bad *problem) {
+	for _, encoding := range r.Header["Content-Encoding"] {
+		if encoding != "" && !strings.EqualFold(encoding, "identity") {
+			return false, unsupported("the body is encoded").with("Accept-Encoding", "identity")
+		}
+	}
+	accepted := "application/x-www-form-urlencoded"
+	if orJSON {
+		accepted += ", application/json"
+	}
+	if types := r.Header["Content-Type"]; len(types) == 1 {
+		kind, _, _ := strings.Cut(types[0], ";")
+		switch kind = strings.ToLower(strings.TrimSpace(kind)); {
+		case kind == "application/x-www-form-urlencoded":
+			return false, nil
+		case orJSON && kind == "application/json":
+			return true, nil
+		}
+	}
+	return false, unsupported("the media type is not supported").with("Accept", accepted)
+}
+
+func unsupported(description string) *problem {
+	return &problem{status: http.StatusUnsupportedMediaType, code: "invalid_request", description: description}
+}
+
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *problem) {
+	tooLarge := &problem{status: http.StatusRequestEntityTooLarge, code: "invalid_request", description: "the body is too large"}
+	if r.ContentLength > maxRequest {
+		w.Header().Set("Connection", "close") // or the server would read on, to keep the connection
+		return nil, tooLarge
+	}
+	limited := http.MaxBytesReader(w, r.Body, maxRequest)
+	var body []byte
+	var err error
+	if r.ContentLength >= 0 {
+		body = make([]byte, r.ContentLength)
+		_, err = io.ReadFull(limited, body)
+	} else {
+		body, err = io.ReadAll(limited)
+	}
+	var over *http.MaxBytesError
+	if errors.As(err, &over) {
+		return nil, tooLarge
+	}
+	if err != nil {
+		return nil, badRequest("the body can't be read")
+	}
+	return body, nil
+}
+
+// readJSON reads the JSON form of a request: no member but token and profile,
+// each a string, none twice.
+func (p *parameters) readJSON(body []byte) *problem {
+	set, err := claims.Decode(body)
+	if err != nil {
+		return badRequest("the body is not one JSON object")
+	}
+	for _, m := range set {
+		value, ok := claims.String(m.Value)
+		if !ok || m.Name != "token" && m.Name != "profile" {
+			return badRequest("expected the members token and profile, both strings")
+		}
+		_ = p.take(m.Name, value) // names are unique in a set
+	}
+	return nil
+}
+
+// credentials are what a request shows of its caller.
+func (p *parameters) credentials(r *http.Request) callers.Credentials {
+	return callers.Credentials{
+		Authorization: r.Header["Authorization"],
+		ClientID:      p.clientID.value, HasClientID: p.clientID.sent,
+		ClientSecret: p.clientSecret.value, HasClientSecret: p.clientSecret.sent,
+		ClientAssertion: p.clientAssertion.value, HasClientAssertion: p.clientAssertion.sent,
+		Peer: r.RemoteAddr,
+	}
+}
+
+// errorBody is the JSON of an OAuth error (RFC 6749 section 5.2): ASCII
+// without quotes or backslashes, and nothing of the request.
+func errorBody(code, description string) []byte {
+	text, err := json.Marshal(struct {
+		Code        string `json:"error"`
+		Description string `json:"error_description,omitempty"`
+	}{code, description})
+	if err != nil {
+		return []byte(`{"error":"server_error"}`)
+	}
+	return text
+}
