@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"introspectd/internal/config"
+	"introspectd/internal/devissuer"
+	"introspectd/internal/listen"
+)
+
+const (
+	devCaller = "dev"
+	devSecret = "dev-secret"
+)
+
+func devCommand(t terminal) *cobra.Command {
+	s := settings{listen: "127.0.0.1:8080", admin: "127.0.0.1:8081"}
+	c := &cobra.Command{
+		Use: "dev", Short: "Run the service with nothing to prepare: an issuer, a caller and a policy to try it with", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return dev(c.Context(), t, s) },
+	}
+	c.Flags().StringVar(&s.listen, "listen", s.listen, "loopback address of the service")
+	c.Flags().StringVar(&s.admin, "admin", s.admin, "loopback address of the admin listener")
+	return c
+}
+
+// dev runs serve with a configuration of its own, in which the development
+// issuer is one issuer like any other: its keys come over HTTP, by discovery.
+func dev(ctx context.Context, t terminal, s settings) error {
+	for _, addr := range []string{s.listen, s.admin} {
+		if strings.HasPrefix(addr, "unix:") || addr != "" && !listen.Loopback(addr) {
+			return failure{exitUsage, fmt.Errorf("dev takes loopback addresses alone, not %q: its secrets are public", addr)}
+		}
+	}
+	socket, err := listen.Open(s.listen)
+	if err != nil {
+		return failure{exitFailed, err}
+	}
+	base := "http://" + socket.Addr().String()
+	load := func() (*config.Config, error) { return devConfig(t, socket.Addr().String(), s.admin, base+"/dev") }
+	cfg, err := load()
+	if err != nil {
+		_ = socket.Close()
+		return failure{exitUsage, err}
+	}
+	issuer := devissuer.New(base + "/dev")
+	return serve(ctx, cfg, serving{
+		t: t, load: load, socket: socket,
+		wrap: func(next http.Handler) http.Handler {
+			mux := http.NewServeMux()
+			mux.Handle("/dev/", issuer.Handler())
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if strings.HasPrefix(r.URL.Path, "/dev/") {
+					mux.ServeHTTP(w, r)
+					return
+				}
+				next.ServeHTTP(w, r)
+			})
+		},
+		started: func(ctx context.Context, p *process) { greet(ctx, t, p, base, issuer) },
+	})
+}
+
+// devConfig is the configuration of dev: what a file would say, given as
+// flags.
+func devConfig(t terminal, addr, admin, issuer string) (*config.Config, error) {
+	digest := sha256.Sum256([]byte(devSecret))
+	return config.Load("", config.Options{
+		Flags: map[string]string{
+			"server.listen": addr,
+			"server.admin":  admin,
+			"issuers":       fmt.Sprintf("[{name: dev, issuer: %q, keys: {discover: true}}]", issuer),
+			"callers": fmt.Sprintf("[{id: %s, secrets: [{sha256: %s}], may: [introspect, transform, auth, operate, explain], any_audience: true}]",
+				devCaller, hex.EncodeToString(digest[:])),
+			"policies":            "[{name: default, any_audience: true}]",
+			"telemetry.log.level": "warn",
+		},
+	})
+}
+
+// greet prints what to try, once the service can answer it.
+func greet(ctx context.Context, t terminal, p *process, base string, issuer *devissuer.Issuer) {
+	for !p.current.Load().hasKeys()["dev"] {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	token := issuer.Mint(map[string]any{"scope": "read write"})
+	fmt.Fprintf(t.out, `introspectd listens on %[1]s. A token of its development issuer, good for an hour:
+
+TOKEN=%[2]s
+
+Is it good, and what does it say?
+
+curl -s -u %[3]s:%[4]s -d "token=$TOKEN" %[1]s/introspect
+
+The same with the claims in an object of their own, and as a gateway asks:
+
+curl -s -u %[3]s:%[4]s -d "token=$TOKEN" %[1]s/transform
+curl -si -H "Authorization: Bearer $TOKEN" %[1]s/auth
+
+Another token:
+
+curl -s -d grant_type=client_credentials -d client_id=dev -d client_secret=dev-secret -d scope=read %[1]s/dev/token
+
+`, base, token, devCaller, devSecret)
+}

@@ -1,0 +1,124 @@
+// Command introspectd judges JWT access tokens of many issuers for whoever has
+// to know whether they are good.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"introspectd/internal/config"
+)
+
+// Exit statuses.
+const (
+	exitOK       = 0
+	exitFailed   = 1 // while running
+	exitUsage    = 2 // wrong usage or configuration
+	exitInactive = 3 // explain: the token is not active
+)
+
+func main() {
+	// After the first signal the default is restored: a second one ends the
+	// process at once.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], terminal{os.Stdin, os.Stdout, os.Stderr, os.Environ()}))
+}
+
+// terminal is what a command reads and writes.
+type terminal struct {
+	in       io.Reader
+	out, err io.Writer
+	env      []string
+}
+
+// failure is an error with the exit status it means.
+type failure struct {
+	status int
+	err    error
+}
+
+func (f failure) Error() string { return f.err.Error() }
+func (f failure) Unwrap() error { return f.err }
+
+// run runs one command and returns its exit status.
+func run(ctx context.Context, args []string, t terminal) int {
+	root := &cobra.Command{
+		Use:           "introspectd",
+		Short:         "Judges JWT access tokens of many issuers: introspection, claim transformation, gateway auth",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.SetArgs(args)
+	root.SetIn(t.in)
+	root.SetOut(t.out)
+	root.SetErr(t.err)
+	root.AddCommand(serveCommand(t), devCommand(t), checkCommand(t), explainCommand(t), schemaCommand(t), healthcheckCommand(t), versionCommand(t))
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	var f failure
+	if !errors.As(err, &f) {
+		f = failure{exitUsage, err} // cobra's own errors are about usage
+	}
+	if f.err != nil {
+		fmt.Fprintln(t.err, "introspectd: "+f.Error())
+	}
+	return f.status
+}
+
+// configFile is where a command's configuration comes from.
+const configFile = "/etc/introspectd/config.yaml"
+
+// settings are the flags that commands with a configuration have in common.
+type settings struct {
+	file          string
+	listen, admin string
+}
+
+func (s *settings) flags(c *cobra.Command) {
+	c.Flags().StringVar(&s.file, "config", "", "configuration file (YAML, TOML or JSON); else $INTROSPECTD_CONFIG, else "+configFile)
+}
+
+func (s *settings) addresses(c *cobra.Command) {
+	c.Flags().StringVar(&s.listen, "listen", "", "overrides server.listen")
+	c.Flags().StringVar(&s.admin, "admin", "", "overrides server.admin")
+}
+
+// path returns the file that is meant.
+func (s *settings) path(t terminal) string {
+	if s.file != "" {
+		return s.file
+	}
+	for _, entry := range t.env {
+		if path, ok := strings.CutPrefix(entry, "INTROSPECTD_CONFIG="); ok && path != "" {
+			return path
+		}
+	}
+	return configFile
+}
+
+// load reads the configuration that is meant; faults mean exit status 2.
+func (s *settings) load(t terminal) (*config.Config, error) {
+	flags := map[string]string{}
+	if s.listen != "" {
+		flags["server.listen"] = s.listen
+	}
+	if s.admin != "" {
+		flags["server.admin"] = s.admin
+	}
+	cfg, err := config.Load(s.path(t), config.Options{Flags: flags, Env: t.env})
+	if err != nil {
+		return nil, failure{exitUsage, fmt.Errorf("the configuration is at fault:\n%w", err)}
+	}
+	return cfg, nil
+}

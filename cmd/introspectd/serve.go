@@ -1,0 +1,184 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"introspectd/internal/config"
+	"introspectd/internal/listen"
+	"introspectd/internal/telemetry"
+)
+
+func serveCommand(t terminal) *cobra.Command {
+	var s settings
+	c := &cobra.Command{
+		Use: "serve", Short: "Run the service", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, err := s.load(t)
+			if err != nil {
+				return err
+			}
+			socket, err := listen.Open(cfg.Server.Listen)
+			if err != nil {
+				return failure{exitFailed, err}
+			}
+			return serve(c.Context(), cfg, serving{t: t, load: func() (*config.Config, error) { return s.load(t) }, socket: socket})
+		},
+	}
+	s.flags(c)
+	s.addresses(c)
+	return c
+}
+
+// serving is what differs between serve and dev.
+type serving struct {
+	t terminal
+	// load reads the configuration anew.
+	load func() (*config.Config, error)
+	// socket is the public listener, open already.
+	socket net.Listener
+	// wrap, when set, stands before the public handler.
+	wrap func(http.Handler) http.Handler
+	// started, when set, is called once everything listens.
+	started func(ctx context.Context, p *process)
+}
+
+// serve runs the service until ctx ends, and drains it: telemetry, keys,
+// verdicts, handlers, listeners, and back.
+func serve(ctx context.Context, cfg *config.Config, s serving) error {
+	hardenProcess()
+	tel, err := telemetry.New(ctx, cfg.Telemetry, telemetry.Options{Env: s.t.env, LogTo: s.t.err, Version: version, Commit: commit()})
+	if err != nil {
+		return failure{exitFailed, err}
+	}
+	defer flush(tel)
+	log := tel.Log
+
+	var certificates *listen.Certificates
+	if cfg.Server.TLS.Certificate != "" {
+		if certificates, err = listen.LoadCertificates(cfg.Server.TLS); err != nil {
+			return failure{exitUsage, err}
+		}
+	}
+	p, err := newProcess(tel, certificates)
+	if err != nil {
+		return failure{exitFailed, err}
+	}
+	defer p.stop()
+	if err := p.adopt(cfg); err != nil {
+		return failure{exitUsage, err}
+	}
+	for _, warning := range cfg.Warnings() {
+		log.Warn(warning)
+	}
+
+	public := p.handler(func(w *world) http.Handler { return w.api })
+	if s.wrap != nil {
+		public = s.wrap(public)
+	}
+	running := []listen.Running{{Server: listen.NewServer(public, log, certificates), Listener: s.socket}}
+	for addr, pick := range map[string]func(*world) http.Handler{
+		cfg.Server.Admin:   func(w *world) http.Handler { return w.admin },
+		cfg.Server.Metrics: func(w *world) http.Handler { return w.metrics },
+	} {
+		if addr == "" {
+			continue
+		}
+		socket, err := listen.Open(addr)
+		if err != nil {
+			return failure{exitFailed, err}
+		}
+		// Beyond this machine the admin listener speaks TLS, as the public one
+		// does. What a cluster scrapes stays plain.
+		var encrypted *listen.Certificates
+		if addr == cfg.Server.Admin && !listen.Loopback(addr) {
+			encrypted = certificates
+		}
+		running = append(running, listen.Running{Server: listen.NewServer(p.handler(pick), log, encrypted), Listener: socket})
+	}
+	for _, r := range running {
+		log.Info("listening", "address", r.Listener.Addr().String())
+	}
+
+	context.AfterFunc(ctx, p.gate.Drain)
+	go p.watch(ctx, s.load)
+	if s.started != nil {
+		go s.started(ctx, p)
+	}
+	if err := listen.Serve(ctx, cfg.Server.ShutdownDelay, running...); err != nil {
+		return failure{exitFailed, err}
+	}
+	log.Info("stopped")
+	return nil
+}
+
+// flush gives telemetry a moment to leave.
+func flush(tel *telemetry.Telemetry) {
+	ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
+	defer stop()
+	if err := tel.Shutdown(ctx); err != nil {
+		tel.Log.Warn("telemetry was lost at shutdown", "cause", err)
+	}
+}
+
+// watch reloads on SIGHUP and when the content of a file that was read has
+// changed, until ctx ends.
+func (p *process) watch(ctx context.Context, load func() (*config.Config, error)) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	tick := time.NewTicker(2 * time.Second)
+	defer tick.Stop()
+	seen := contentOf(p.config().Files())
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangups:
+		case <-tick.C:
+			now := contentOf(p.config().Files())
+			if now == seen {
+				continue
+			}
+			seen = now
+		}
+		p.reload(load)
+		seen = contentOf(p.config().Files())
+	}
+}
+
+// reload builds the new world beside the old one and swaps them; where it
+// can't be built, the old one goes on.
+func (p *process) reload(load func() (*config.Config, error)) {
+	cfg, err := load()
+	if err == nil {
+		if keys := p.config().RestartNeeded(cfg); len(keys) > 0 {
+			err = fmt.Errorf("a change of %v needs a restart", keys)
+		}
+	}
+	if err == nil && p.certificates != nil {
+		err = p.certificates.Reload()
+	}
+	if err == nil {
+		err = p.adopt(cfg)
+	}
+	if err != nil {
+		p.reloaded.Store(0)
+		p.log.Error("reload refused; what runs goes on", "cause", err.Error())
+		return
+	}
+	p.reloaded.Store(1)
+	p.log.Info("reloaded", slog.Int("issuers", len(cfg.Issuers)), slog.Int("callers", len(cfg.Callers)), slog.Int("policies", len(cfg.Policies)))
+	for _, warning := range cfg.Warnings() {
+		p.log.Warn(warning)
+	}
+}

@@ -1,0 +1,291 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/otel/metric"
+
+	"introspectd/api"
+	"introspectd/internal/callers"
+	"introspectd/internal/config"
+	"introspectd/internal/httpapi"
+	"introspectd/internal/introspect"
+	"introspectd/internal/jwks"
+	"introspectd/internal/listen"
+	"introspectd/internal/memstore"
+	"introspectd/internal/telemetry"
+	"introspectd/internal/verify"
+)
+
+// world is everything that one configuration makes; it never changes.
+type world struct {
+	config              *config.Config
+	keys                map[string]*keeper // by the issuer's name
+	introspector        *introspect.Introspector
+	api, admin, metrics http.Handler
+}
+
+// keeper is an issuer's keys with the goroutine that keeps them current.
+type keeper struct {
+	keys     *jwks.Keys
+	identity [sha256.Size]byte
+	stop     context.CancelFunc
+	done     chan struct{}
+}
+
+// process is what outlives configurations: a reload carries over keys of the
+// same source, remembered verdicts and the memory of wrong guesses.
+type process struct {
+	log          *slog.Logger
+	telemetry    *telemetry.Telemetry
+	certificates *listen.Certificates
+	observer     *httpapi.Observer
+	gate         *httpapi.Gate
+	limits       *callers.Limits
+	digestKey    []byte
+	store        *memstore.Store
+	storeSize    introspect.Size
+	current      atomic.Pointer[world]
+	reloaded     atomic.Int64
+	adopting     sync.Mutex
+}
+
+func newProcess(tel *telemetry.Telemetry, certificates *listen.Certificates) (*process, error) {
+	p := &process{
+		log: tel.Log, telemetry: tel, certificates: certificates,
+		gate: httpapi.NewGate(), limits: callers.NewLimits(time.Now), digestKey: introspect.NewDigestKey(),
+	}
+	p.reloaded.Store(1)
+	var err error
+	if p.observer, err = httpapi.NewObserver(tel.Log, tel.Meter, tel.Tracer, tel.Propagator); err != nil {
+		return nil, err
+	}
+	return p, p.gauges(tel.Meter)
+}
+
+func (p *process) gauges(meter metric.Meter) error {
+	if _, err := meter.Int64ObservableGauge("introspectd.config.last_reload_successful",
+		metric.WithDescription("1 unless the last reload was refused."),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			o.Observe(p.reloaded.Load())
+			return nil
+		})); err != nil {
+		return err
+	}
+	if p.certificates == nil {
+		return nil
+	}
+	_, err := meter.Float64ObservableGauge("introspectd.tls.certificate_days_left",
+		metric.WithDescription("Days until the listener's certificate expires."),
+		metric.WithFloat64Callback(func(_ context.Context, o metric.Float64Observer) error {
+			o.Observe(time.Until(p.certificates.NotAfter()).Hours() / 24)
+			return nil
+		}))
+	return err
+}
+
+func (p *process) config() *config.Config { return p.current.Load().config }
+
+// handler serves each request by the world of its moment.
+func (p *process) handler(pick func(*world) http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		pick(p.current.Load()).ServeHTTP(w, r)
+	})
+}
+
+// adopt builds the world of cfg and makes it the present one. On an error
+// nothing has changed.
+func (p *process) adopt(cfg *config.Config) error {
+	p.adopting.Lock()
+	defer p.adopting.Unlock()
+	before := p.current.Load()
+	next, err := p.build(cfg, before)
+	if err != nil {
+		return err
+	}
+	p.telemetry.Reload(cfg.Telemetry)
+	p.current.Store(next)
+	for _, k := range next.keys {
+		k.start()
+	}
+	if before != nil {
+		for name, k := range before.keys {
+			if next.keys[name] != k {
+				k.end()
+			}
+		}
+	}
+	return nil
+}
+
+func (p *process) build(cfg *config.Config, before *world) (*world, error) {
+	w := &world{config: cfg, keys: make(map[string]*keeper, len(cfg.Issuers))}
+	var issuers []introspect.Issuer
+	for _, row := range cfg.Issuers {
+		k, err := p.keeper(row, before)
+		if err != nil {
+			return nil, err
+		}
+		w.keys[row.Name] = k
+		issuers = append(issuers, introspect.Issuer{Config: row, Verifier: verify.NewIssuer(row.Config, k.keys)})
+	}
+	options := introspect.Options{Cache: cfg.Cache, DigestKey: p.digestKey, Meter: p.telemetry.Meter}
+	if store := p.remember(cfg.Cache.Verdicts.Size); store != nil {
+		options.Store = store
+	}
+	var err error
+	if w.introspector, err = introspect.New(issuers, options); err != nil {
+		return nil, err
+	}
+	who, err := callers.New(cfg.Callers, p.limits)
+	if err != nil {
+		return nil, err
+	}
+	ready := func() httpapi.Readiness { return p.gate.Read(w.hasKeys()) }
+	w.api = httpapi.New(httpapi.Options{
+		Introspector: w.introspector, Callers: who, Rows: cfg.Callers, Auth: cfg.Auth, Policies: cfg.Policies,
+		PublicURL: cfg.Server.PublicURL, Observer: p.observer, Ready: ready,
+	})
+	w.admin = httpapi.NewAdmin(httpapi.AdminOptions{
+		Callers: who, Observer: p.observer, Ready: ready, Metrics: p.telemetry.Metrics(), OpenAPI: api.OpenAPI,
+		Issuers: w.states, Refresh: w.refresh, Introspector: w.introspector,
+		Address: cfg.Server.Admin, Hosts: cfg.Server.AdminHosts, PProf: cfg.Server.PProf,
+	})
+	w.metrics = httpapi.NewMetrics(p.observer, ready, p.telemetry.Metrics())
+	return w, nil
+}
+
+// remember returns the store of verdicts: the one there is, unless its size
+// was changed; nil for none.
+func (p *process) remember(size introspect.Size) *memstore.Store {
+	if size != p.storeSize {
+		p.store, p.storeSize = nil, size
+		if size > 0 {
+			p.store = memstore.New(int64(size))
+		}
+	}
+	return p.store
+}
+
+// keeper returns the keys of an issuer: those of the world before, if issuer
+// and source are the same, so that a reload never loses a key.
+func (p *process) keeper(row introspect.IssuerConfig, before *world) (*keeper, error) {
+	identity, err := identityOf(row)
+	if err != nil {
+		return nil, err
+	}
+	if before != nil {
+		if k := before.keys[row.Name]; k != nil && k.identity == identity {
+			return k, nil
+		}
+	}
+	keys, err := jwks.New(row.Keys, jwks.Options{Name: row.Name, Issuer: row.Issuer, Log: p.log, Meter: p.telemetry.Meter})
+	if err != nil {
+		return nil, fmt.Errorf("keys of issuer %s: %w", row.Name, err)
+	}
+	return &keeper{keys: keys, identity: identity}, nil
+}
+
+// identityOf digests an issuer and its key source, the content of its files
+// included.
+func identityOf(row introspect.IssuerConfig) ([sha256.Size]byte, error) {
+	text, err := json.Marshal(struct {
+		Name, Issuer string
+		Keys         jwks.Config
+	}{row.Name, row.Issuer, row.Keys})
+	if err != nil {
+		return [sha256.Size]byte{}, err
+	}
+	var paths []string
+	for _, f := range row.Keys.Files {
+		paths = append(paths, f.Path)
+	}
+	files := contentOf(append(paths, row.Keys.CA))
+	return sha256.Sum256(append(text, files[:]...)), nil
+}
+
+// contentOf digests the content of files; one that can't be read counts as
+// empty.
+func contentOf(paths []string) (sum [sha256.Size]byte) {
+	h := sha256.New()
+	for _, path := range paths {
+		fmt.Fprintf(h, "%d %s\n", len(path), path)
+		if f, err := os.Open(path); err == nil {
+			_, _ = io.Copy(h, f) // a half-read file has another digest when it is whole
+			_ = f.Close()
+		}
+	}
+	h.Sum(sum[:0])
+	return sum
+}
+
+func (k *keeper) start() {
+	if k.stop != nil {
+		return
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	k.stop, k.done = stop, make(chan struct{})
+	go func() {
+		defer close(k.done)
+		k.keys.Run(ctx)
+	}()
+}
+
+func (k *keeper) end() {
+	k.stop()
+	<-k.done
+}
+
+// stop ends what the present world keeps running.
+func (p *process) stop() {
+	if w := p.current.Load(); w != nil {
+		for _, k := range w.keys {
+			k.end()
+		}
+	}
+}
+
+func (w *world) hasKeys() map[string]bool {
+	has := make(map[string]bool, len(w.keys))
+	for name, k := range w.keys {
+		has[name] = k.keys.Ready()
+	}
+	return has
+}
+
+// issuerState is one row of GET /issuers.
+type issuerState struct {
+	Name   string     `json:"name"`
+	Issuer string     `json:"issuer"`
+	Ready  bool       `json:"ready"`
+	Keys   jwks.State `json:"keys"`
+}
+
+func (w *world) states() any {
+	rows := make([]issuerState, 0, len(w.config.Issuers))
+	for _, row := range w.config.Issuers {
+		keys := w.keys[row.Name].keys
+		rows = append(rows, issuerState{row.Name, row.Issuer, keys.Ready(), keys.State()})
+	}
+	return struct {
+		Issuers []issuerState `json:"issuers"`
+	}{rows}
+}
+
+func (w *world) refresh(ctx context.Context, name string) error {
+	k := w.keys[name]
+	if k == nil {
+		return httpapi.ErrNoIssuer
+	}
+	return k.keys.Refresh(ctx)
+}
