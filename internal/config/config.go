@@ -50,7 +50,7 @@ type Config struct {
 	Cache     introspect.CacheConfig    `koanf:"cache"`
 	Telemetry telemetry.Config          `koanf:"telemetry"`
 
-	read []string
+	read, globs []string
 }
 
 // Server is the section `server`.
@@ -86,7 +86,7 @@ func Load(file string, o Options) (*Config, error) {
 		return nil, l.sorted()
 	}
 	l.fill(reflect.TypeFor[Config](), tree, "")
-	c := &Config{read: l.files}
+	c := &Config{read: l.files, globs: l.globs}
 	l.decode(tree, c)
 	l.check(c)
 	if len(l.faults) > 0 {

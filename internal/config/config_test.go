@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -191,12 +192,37 @@ func TestIncludedFilesAddEntries(t *testing.T) {
 	if diff := cmp.Diff([]string{"a", "b", "corp", "c"}, got); diff != "" {
 		t.Errorf("names (-want +got):\n%s", diff)
 	}
-	want := []string{"main.yaml", "conf.d/a.yaml", "conf.d/b.toml", "conf.d/c.json"}
+	want := []string{"conf.d/a.yaml", "conf.d/b.toml", "conf.d/c.json", "main.yaml"}
 	if diff := cmp.Diff(want, c.Files()); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}
 	if n := len(load(t, "elsewhere/main.yml", config.Options{}).Issuers); n != 2 {
 		t.Errorf("a glob is relative to the file that holds it: got %d issuers, want 2", n)
+	}
+}
+
+// What watches files compares them from one look to the next.
+func TestFilesStayInOrderAndShowNewIncludes(t *testing.T) {
+	var secrets strings.Builder
+	files := map[string]string{"conf.d/a.yaml": "policies: []\n"}
+	for _, name := range []string{"one", "two", "three", "four"} {
+		files[name] = "a-secret-of-enough-characters-" + name
+		fmt.Fprintf(&secrets, "  - {id: %s, secrets: [{file: %s}], may: [introspect], any_audience: true}\n", name, name)
+	}
+	files["main.yaml"] = "include: [conf.d/*.yaml]\n" + corp + "callers:\n" + secrets.String()
+	write(t, files)
+	c := load(t, "main.yaml", config.Options{})
+	want := []string{"conf.d/a.yaml", "four", "main.yaml", "one", "three", "two"}
+	for range 20 {
+		if diff := cmp.Diff(want, c.Files()); diff != "" {
+			t.Fatalf("files (-want +got):\n%s", diff)
+		}
+	}
+	if err := os.WriteFile("conf.d/b.yaml", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Files(); !slices.Contains(got, "conf.d/b.yaml") {
+		t.Errorf("after a file came: got %q, want it among them", got)
 	}
 }
 
@@ -252,9 +278,9 @@ callers:
     may: [introspect]
     any_audience: true
 `})
-	got := load(t, "c.yaml", config.Options{}).Files()
-	if len(got) != 3 || got[0] != "c.yaml" {
-		t.Errorf("got %q, want c.yaml, secret and bearer", got)
+	want := []string{"bearer", "c.yaml", "secret"}
+	if diff := cmp.Diff(want, load(t, "c.yaml", config.Options{}).Files()); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
 	}
 }
 

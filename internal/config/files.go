@@ -3,17 +3,23 @@ package config
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 )
 
-// Files lists every file that was read or is named, once each: what to watch
-// for changes. Files that don't exist are listed too.
+// Files lists, in order and once each, every file that was read, is named, or
+// would be included now: what to watch for changes. Files that don't exist are
+// listed too.
 func (c *Config) Files() []string {
 	files := slices.Clone(c.read)
 	add := func(name string) {
-		if name != "" && !slices.Contains(files, name) {
+		if name != "" {
 			files = append(files, name)
 		}
+	}
+	for _, glob := range c.globs {
+		matches, _ := filepath.Glob(glob) // Load has reported a broken one
+		files = append(files, matches...)
 	}
 	for _, name := range c.secretFiles() {
 		add(name)
@@ -27,7 +33,8 @@ func (c *Config) Files() []string {
 	add(c.Server.TLS.Certificate)
 	add(c.Server.TLS.Key)
 	add(c.Server.TLS.ClientCA)
-	return files
+	slices.Sort(files)
+	return slices.Compact(files)
 }
 
 // secretFiles maps the key of every secret that lies in a file to its name.

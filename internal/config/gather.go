@@ -32,6 +32,7 @@ const envPrefix = "INTROSPECTD_"
 type loader struct {
 	places map[string]place // of what was written, by key
 	files  []string         // that were read, the first of them first
+	globs  []string         // of include, relative to nothing but the working directory
 	faults []located
 	// undecoded are the keys whose values are not known, because they are not
 	// of the setting's type.
@@ -196,6 +197,7 @@ func (l *loader) include(tree map[string]any, file string) {
 		if !filepath.IsAbs(pattern) {
 			pattern = filepath.Join(filepath.Dir(file), pattern)
 		}
+		l.globs = append(l.globs, pattern)
 		matches, err := filepath.Glob(pattern)
 		if err != nil {
 			l.fault(entry("include", i), fmt.Sprintf("expected a glob such as conf.d/*.yaml, got %q", glob))
