@@ -71,7 +71,7 @@ func TestDecodeKeepsWhatWasSigned(t *testing.T) {
 	if s, ok := claims.String(set[2].Value); !ok || s != "https://a" {
 		t.Errorf("got %q %t, want the decoded iss", s, ok)
 	}
-	if 32 != claims.MaxDepth {
+	if claims.MaxDepth != 32 {
 		t.Error("the contract says 32 levels")
 	}
 }
