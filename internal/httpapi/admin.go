@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -46,11 +47,12 @@ var ErrNoIssuer = errors.New("no issuer of this name is configured")
 func NewAdmin(o AdminOptions) http.Handler {
 	e := newEngine(o.Observer)
 	e.Use(o.hostCheck)
-	probes(e, o.Ready, o.Metrics, true)
-	e.GET("/openapi.yaml", func(c *gin.Context) {
+	unreported := e.Group("", o.Observer.guard)
+	probes(unreported, o.Ready, o.Metrics, true)
+	unreported.GET("/openapi.yaml", func(c *gin.Context) {
 		c.Data(http.StatusOK, "application/yaml", o.OpenAPI)
 	})
-	e.GET("/issuers", func(c *gin.Context) { writeJSON(c.Writer, o.Issuers()) })
+	unreported.GET("/issuers", func(c *gin.Context) { writeJSON(c.Writer, o.Issuers()) })
 	e.POST("/issuers/:name/refresh", func(c *gin.Context) { o.act(c, callers.Operate, "/issuers/{name}/refresh", o.refresh(c.Param("name"))) })
 	e.POST("/explain", func(c *gin.Context) { o.act(c, callers.Explain, "/explain", o.explain) })
 	if o.PProf {
@@ -62,11 +64,11 @@ func NewAdmin(o AdminOptions) http.Handler {
 // NewMetrics returns the handler of the listener that a cluster scrapes.
 func NewMetrics(o *Observer, ready func() Readiness, metrics http.Handler) http.Handler {
 	e := newEngine(o)
-	probes(e, ready, metrics, false)
+	probes(e.Group("", o.guard), ready, metrics, false)
 	return e
 }
 
-func probes(e *gin.Engine, ready func() Readiness, metrics http.Handler, verbose bool) {
+func probes(e gin.IRoutes, ready func() Readiness, metrics http.Handler, verbose bool) {
 	e.GET("/livez", livez)
 	e.GET("/readyz", readyz(ready, verbose))
 	e.GET("/metrics", gin.WrapH(metrics))
@@ -75,13 +77,24 @@ func probes(e *gin.Engine, ready func() Readiness, metrics http.Handler, verbose
 // hostCheck refuses requests that were made for another host: a web page whose
 // name was pointed at this address (DNS rebinding). The port is not looked at.
 func (o *AdminOptions) hostCheck(c *gin.Context) {
-	host := hostOnly(c.Request.Host)
-	if host == hostOnly(o.Address) || host == "localhost" || slices.ContainsFunc(o.Hosts, func(h string) bool { return strings.EqualFold(h, host) }) ||
-		strings.HasPrefix(o.Address, "unix:") {
+	if strings.HasPrefix(o.Address, "unix:") || o.answersTo(c.Request) {
 		return
 	}
 	refuse(c.Writer, &problem{status: http.StatusMisdirectedRequest, code: "invalid_request", description: "this listener does not answer to that Host"})
 	c.Abort()
+}
+
+func (o *AdminOptions) answersTo(r *http.Request) bool {
+	host, own := hostOnly(r.Host), hostOnly(o.Address)
+	if ip := net.ParseIP(own); own == "" || ip != nil && ip.IsUnspecified() {
+		// A listener on every address: its own is the one that was dialled.
+		own = ""
+		if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+			own = hostOnly(local.String())
+		}
+	}
+	named := func(h string) bool { return strings.EqualFold(h, host) }
+	return host != "" && (host == own || host == "localhost" || slices.ContainsFunc(o.Hosts, named))
 }
 
 func hostOnly(hostport string) string {
@@ -101,13 +114,26 @@ func (o *AdminOptions) act(c *gin.Context, needs callers.Permission, route strin
 			out = act(w, r)
 			out.caller = who.ID
 		}
-		o.Observer.log.InfoContext(r.Context(), "admin act", "audit", true, "who", out.caller, "what", r.Method+" "+route, "status", out.status)
+		attrs := []any{"audit", true, "who", out.caller, "what", r.Method + " " + route, "status", out.status}
+		if out.issuer != "" {
+			attrs = append(attrs, "issuer", out.issuer)
+		}
+		o.Observer.log.InfoContext(r.Context(), "admin act", attrs...)
 		return out
 	})
 }
 
 func (o *AdminOptions) refresh(name string) handler {
 	return func(w http.ResponseWriter, r *http.Request) outcome {
+		if r.ContentLength != 0 {
+			if bad := onlyJSON(r); bad != nil {
+				return refuse(w, bad)
+			}
+		}
+		if r.URL.RawQuery != "" {
+			// Whoever asks to drop keys must not be told that it was done.
+			return refuse(w, badRequest("no parameter is built yet"))
+		}
 		ctx, cancel := context.WithTimeout(r.Context(), 10*time.Second)
 		defer cancel()
 		switch err := o.Refresh(ctx, name); {
@@ -115,18 +141,27 @@ func (o *AdminOptions) refresh(name string) handler {
 			return refuse(w, &problem{status: http.StatusNotFound, code: "not_found", description: "no issuer of this name is configured"})
 		case err != nil:
 			out := refuse(w, &problem{status: http.StatusBadGateway, code: "temporarily_unavailable", description: "the keys could not be fetched"})
-			out.err = err
+			out.err, out.issuer = err, name
 			return out
 		}
 		respond(w, http.StatusOK, []byte(`{"refreshed":true}`))
-		return outcome{status: http.StatusOK}
+		return outcome{status: http.StatusOK, issuer: name}
 	}
+}
+
+// onlyJSON refuses what a page of another origin can send with a browser's
+// remembered credentials: forms and plain text.
+func onlyJSON(r *http.Request) *problem {
+	if isJSON, bad := mediaType(r, true); bad != nil || !isJSON {
+		return unsupported("the media type is not supported").with("Accept", "application/json")
+	}
+	return nil
 }
 
 // explain answers POST /explain {"token"} with the ladder of its judgement.
 func (o *AdminOptions) explain(w http.ResponseWriter, r *http.Request) outcome {
-	if isJSON, bad := mediaType(r, true); bad != nil || !isJSON {
-		return refuse(w, unsupported("the media type is not supported").with("Accept", "application/json"))
+	if bad := onlyJSON(r); bad != nil {
+		return refuse(w, bad)
 	}
 	body, bad := readBody(w, r)
 	if bad != nil {
@@ -158,11 +193,14 @@ func profile(w http.ResponseWriter, r *http.Request) outcome {
 	return outcome{status: http.StatusOK}
 }
 
+// writeJSON answers v without the escapes for HTML that encoding/json adds.
 func writeJSON(w http.ResponseWriter, v any) {
-	body, err := json.Marshal(v)
-	if err != nil {
+	var body bytes.Buffer
+	encoder := json.NewEncoder(&body)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(v); err != nil {
 		respond(w, http.StatusInternalServerError, errorBody("server_error", ""))
 		return
 	}
-	respond(w, http.StatusOK, body)
+	respond(w, http.StatusOK, bytes.TrimSuffix(body.Bytes(), []byte("\n")))
 }

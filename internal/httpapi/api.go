@@ -77,12 +77,13 @@ func New(o Options) *API {
 	a.engine.POST("/introspect", a.observed("/introspect", a.introspect))
 	a.engine.POST("/oauth2/introspect", a.observed("/oauth2/introspect", a.introspect))
 	a.engine.POST("/transform", a.observed("/transform", a.transform))
-	a.engine.GET("/livez", livez)
-	a.engine.GET("/readyz", readyz(a.ready, false))
+	unreported := a.engine.Group("", a.observer.guard)
+	unreported.GET("/livez", livez)
+	unreported.GET("/readyz", readyz(a.ready, false))
 	if o.PublicURL != "" {
 		document := metadata(o.PublicURL)
-		a.engine.GET("/.well-known/oauth-authorization-server", document)
-		a.engine.GET("/.well-known/openid-configuration", document)
+		unreported.GET("/.well-known/oauth-authorization-server", document)
+		unreported.GET("/.well-known/openid-configuration", document)
 		a.engine.POST("/token", a.observed("/token", noGrants))
 	}
 	return a
@@ -156,17 +157,16 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // rawTarget returns path and query of the request target as they were sent,
 // nothing decoded or cleaned (RFC 9112 section 3.2).
 func rawTarget(r *http.Request) (path, query string) {
-	target := r.RequestURI
-	if !strings.HasPrefix(target, "/") {
+	path, query, _ = strings.Cut(r.RequestURI, "?")
+	if !strings.HasPrefix(path, "/") {
 		// The absolute form: a scheme, an authority, the path.
-		_, rest, _ := strings.Cut(target, "://")
+		scheme, rest, _ := strings.Cut(path, "://")
 		slash := strings.IndexByte(rest, '/')
-		if slash < 0 {
+		if slash < 0 || strings.ContainsAny(scheme, ":/") {
 			return "", ""
 		}
-		target = rest[slash:]
+		path = rest[slash:]
 	}
-	path, query, _ = strings.Cut(target, "?")
 	return path, query
 }
 

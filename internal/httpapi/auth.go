@@ -89,7 +89,7 @@ func (n *narrowed) decide(answer introspect.Answer, o *Observer) (verify.Reason,
 	case refused:
 		return reason, nil
 	}
-	values, left, ok := identity(n.headers, answer)
+	values, left, ok := identity(n.headers, n.size, answer)
 	o.headersLeft(n.name, left)
 	if !ok {
 		return verify.BadClaims, nil
@@ -104,7 +104,7 @@ func (p *policy) allow(w http.ResponseWriter, values []string, out outcome) outc
 		h[p.headers[n].header] = values[n : n+1 : n+1]
 	}
 	if p.remove != "" {
-		h["X-Envoy-Auth-Headers-To-Remove"] = []string{p.remove}
+		h[removeHeader] = []string{p.remove}
 	}
 	h["Cache-Control"] = noStore
 	h["Content-Length"] = []string{"0"}

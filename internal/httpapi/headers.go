@@ -53,10 +53,9 @@ func compileHeaders(headers map[string]string) []identityHeader {
 // half-written identity is none.
 //
 // Beyond maxHeaders the longest value is left empty first, of equal ones the
-// last by name; sub and iss never are.
-func identity(headers []identityHeader, a introspect.Answer) (values []string, left int, ok bool) {
+// last by name; sub and iss never are. size is what other headers take of it.
+func identity(headers []identityHeader, size int, a introspect.Answer) (values []string, left int, ok bool) {
 	values = make([]string, len(headers))
-	size := ownHeaderBytes
 	for n, h := range headers {
 		raw := a.Find(h.claim)
 		value, shown := headerValue(raw)

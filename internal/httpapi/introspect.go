@@ -96,6 +96,6 @@ func (o outcome) judged(a introspect.Answer, reason verify.Reason, active bool) 
 // failed notes that no verdict could be made.
 func (o outcome) failed(a introspect.Answer, err error) outcome {
 	o.status, o.isVerdict, o.err = http.StatusServiceUnavailable, true, err
-	o.reason, o.issuer = reasonUnavailable, a.Issuer()
+	o.reason, o.issuer, o.ref = reasonUnavailable, a.Issuer(), a.Ref()
 	return o
 }

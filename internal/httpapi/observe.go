@@ -113,10 +113,20 @@ func (o *Observer) guarded(w http.ResponseWriter, r *http.Request, h handler) (o
 		id := requestID(r.Context())
 		o.log.ErrorContext(r.Context(), "panic", "request_id", id, "panic", fmt.Sprint(thrown), "stack", string(debug.Stack()))
 		clear(w.Header())
+		w.Header().Set("Connection", "close") // a body may be unread, and net/http would wait for it
 		respond(w, http.StatusInternalServerError, []byte(`{"error":"server_error","request_id":"`+id+`"}`))
 		out = outcome{status: http.StatusInternalServerError, code: "server_error", note: "panic " + id}
 	}()
 	return h(w, r)
+}
+
+// guard is for requests that are not reported, such as probes: a panic in one
+// is answered and logged all the same.
+func (o *Observer) guard(c *gin.Context) {
+	o.guarded(c.Writer, c.Request, func(http.ResponseWriter, *http.Request) outcome {
+		c.Next()
+		return outcome{}
+	})
 }
 
 // requestID names a request in an answer that says nothing else.
@@ -153,8 +163,13 @@ func (o *Observer) report(ctx context.Context, span trace.Span, key requestKey, 
 		slog.String("route", key.route), slog.String("method", key.method), slog.Int("status", key.status),
 		slog.Float64("duration_ms", float64(took.Microseconds())/1000))
 	for _, a := range [...]struct{ key, value string }{
-		{"error", out.code}, {"note", out.note}, {"caller", out.caller}, {"policy", out.policy},
-		{"issuer", out.issuer}, {"reason", out.reason}, {"token_ref", out.ref},
+		{"error", out.code},
+		{"note", out.note},
+		{"caller", out.caller},
+		{"policy", out.policy},
+		{"issuer", out.issuer},
+		{"reason", out.reason},
+		{"token_ref", out.ref},
 	} {
 		if a.value != "" {
 			attrs = append(attrs, slog.String(a.key, a.value))

@@ -16,8 +16,12 @@ type policy struct {
 	// remove is the value of the header that makes Envoy remove request
 	// headers, empty for none.
 	remove string
-	realm  string
+	// size is what an answer's headers take in bytes without the identity.
+	size  int
+	realm string
 }
+
+const removeHeader = "X-Envoy-Auth-Headers-To-Remove"
 
 // PolicyDemand is what a policy asks of a token.
 func PolicyDemand(row Policy) introspect.Demand {
@@ -29,13 +33,18 @@ func PolicyDemand(row Policy) introspect.Demand {
 }
 
 func compilePolicy(row Policy) *policy {
-	return &policy{
+	p := &policy{
 		name:    row.Name,
 		demand:  PolicyDemand(row),
 		headers: compileHeaders(row.Headers),
 		remove:  strings.ToLower(strings.Join(row.RemoveHeaders, ",")),
+		size:    ownHeaderBytes,
 		realm:   row.Realm,
 	}
+	if p.remove != "" {
+		p.size += len(removeHeader) + len(": \r\n") + len(p.remove)
+	}
+	return p
 }
 
 // narrowed is a policy with what one request adds to it: it can only demand
@@ -61,7 +70,9 @@ func (p *policy) narrow(query string) (narrowed, bool) {
 				if !scopeToken.MatchString(s) {
 					return errForm
 				}
-				n.scopes = append(n.scopes, s)
+				if !slices.Contains(n.scopes, s) {
+					n.scopes = append(n.scopes, s)
+				}
 			}
 		case name == "audience" && p.takesAudience(value):
 			n.audiences = append(n.audiences, value)

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -49,6 +50,7 @@ func (g *Gate) Read(issuers map[string]bool) Readiness {
 			missing = append(missing, "keys of "+name)
 		}
 	}
+	slices.Sort(missing)
 	some := len(missing) < len(issuers)
 	if len(missing) == 0 || some && time.Since(g.start) >= startGrace {
 		g.latched.Store(true)

@@ -172,7 +172,7 @@ func (in *Introspector) judge(ctx context.Context, token string, key Key) (Answe
 	now := in.now()
 	verdict, err := in.verifier.Verify(ctx, token, now)
 	if err != nil {
-		return Answer{issuer: in.byVerifier[verdict.Issuer]}, err
+		return Answer{issuer: in.byVerifier[verdict.Issuer], input: verify.SigningInput(token)}, err
 	}
 	a, entry, lifetime := in.answer(ctx, token, verdict, now)
 	if in.store != nil && entry != nil {
