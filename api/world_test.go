@@ -1,0 +1,163 @@
+package api_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"introspectd/api"
+	"introspectd/internal/callers"
+	"introspectd/internal/config"
+	"introspectd/internal/devissuer"
+	"introspectd/internal/httpapi"
+	"introspectd/internal/introspect"
+	"introspectd/internal/jwks"
+	"introspectd/internal/memstore"
+	"introspectd/internal/telemetry"
+	"introspectd/internal/verify"
+)
+
+const (
+	corp = "https://idp.example/realms/corp"
+	away = "https://away.example" // its keys are never to be had
+
+	secret = "correct-horse-battery-staple"
+	bearer = "bearer-of-the-app-0123456789"
+	idle   = "bearer-of-the-idle-987654321" // of a caller that may nothing of interest
+)
+
+// settings is what the listeners of these tests are configured with: %s is the
+// directory of the keys.
+const settings = `
+server: {public_url: "https://introspect.example", pprof: true}
+issuers:
+  - {name: corp, issuer: "` + corp + `", keys: {files: [%[1]s/keys.json]}}
+  - {name: away, issuer: "` + away + `", keys: {jwks_url: "http://127.0.0.1:1/jwks.json"}}
+callers:
+  - id: app
+    secrets: [{file: %[1]s/secret}]
+    bearer_tokens: [{file: %[1]s/bearer}]
+    may: [introspect, transform, auth, operate, explain]
+    any_issuer: true
+    any_audience: true
+  - id: idle
+    secrets: [{file: %[1]s/secret}]
+    bearer_tokens: [{file: %[1]s/idle}]
+    may: [auth]
+    any_issuer: true
+    any_audience: true
+policies:
+  - {name: default, any_audience: true, any_issuer: true}
+  - {name: orders, any_issuer: true, any_audience: true, scopes: [orders], remove_headers: [Authorization]}
+`
+
+// world is both listeners of one configuration.
+type world struct {
+	public, admin *httptest.Server
+	api           httpapi.Options
+	ops           httpapi.AdminOptions
+}
+
+// issuer signs the tokens of corp; its key set is what the worlds trust.
+func newIssuer(t *testing.T) (*devissuer.Issuer, string) {
+	t.Helper()
+	issuer, dir := devissuer.New(corp, "ES256"), t.TempDir()
+	for name, content := range map[string]string{"keys.json": string(issuer.JWKS()), "secret": secret, "bearer": bearer, "idle": idle} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return issuer, dir
+}
+
+// newWorld wires the listeners as the command does and serves them on
+// loopback; change is applied before.
+func newWorld(t *testing.T, dir string, change func(*world)) *world {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(file, fmt.Appendf(nil, settings, dir), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Load(file, config.Options{})
+	must(t, err)
+	tel, err := telemetry.New(t.Context(), cfg.Telemetry, telemetry.Options{LogTo: io.Discard, Version: "test"})
+	must(t, err)
+	t.Cleanup(func() { _ = tel.Shutdown(context.Background()) }) // nothing is exported
+	observer, err := httpapi.NewObserver(tel.Log, tel.Meter, tel.Tracer, tel.Propagator)
+	must(t, err)
+
+	keys := map[string]*jwks.Keys{}
+	var issuers []introspect.Issuer
+	for _, row := range cfg.Issuers {
+		k, err := jwks.New(row.Keys, jwks.Options{Name: row.Name, Issuer: row.Issuer, Log: tel.Log, Meter: tel.Meter})
+		must(t, err)
+		keys[row.Name] = k
+		issuers = append(issuers, introspect.Issuer{Config: row, Verifier: verify.NewIssuer(row.Config, k)})
+	}
+	introspector, err := introspect.New(issuers, introspect.Options{Cache: cfg.Cache, Store: memstore.New(1 << 20), Meter: tel.Meter})
+	must(t, err)
+	who, err := callers.New(cfg.Callers, callers.NewLimits(time.Now))
+	must(t, err)
+	ready := func() httpapi.Readiness {
+		return httpapi.Readiness{Ready: true, Status: "degraded", Missing: []string{"keys of away"}}
+	}
+
+	w := &world{
+		api: httpapi.Options{
+			Introspector: introspector, Callers: who, Rows: cfg.Callers, Auth: cfg.Auth, Policies: cfg.Policies,
+			PublicURL: cfg.Server.PublicURL, Observer: observer, Ready: ready,
+		},
+		ops: httpapi.AdminOptions{
+			Callers: who, Observer: observer, Ready: ready, Metrics: tel.Metrics(), OpenAPI: api.OpenAPI,
+			Issuers: func() any { return states(cfg.Issuers, keys) },
+			Refresh: func(ctx context.Context, name string) error {
+				if k := keys[name]; k != nil {
+					return k.Refresh(ctx)
+				}
+				return httpapi.ErrNoIssuer
+			},
+			Introspector: introspector, Address: "127.0.0.1:8081", PProf: cfg.Server.PProf,
+		},
+	}
+	if change != nil {
+		change(w)
+	}
+	w.public, w.admin = serve(t, httpapi.New(w.api)), serve(t, httpapi.NewAdmin(w.ops))
+	return w
+}
+
+// issuerState is a row of GET /issuers as the command shows it.
+type issuerState struct {
+	Name   string     `json:"name"`
+	Issuer string     `json:"issuer"`
+	Ready  bool       `json:"ready"`
+	Keys   jwks.State `json:"keys"`
+}
+
+func states(rows []introspect.IssuerConfig, keys map[string]*jwks.Keys) any {
+	all := []issuerState{}
+	for _, row := range rows {
+		k := keys[row.Name]
+		all = append(all, issuerState{row.Name, row.Issuer, k.Ready(), k.State()})
+	}
+	return map[string]any{"issuers": all}
+}
+
+func serve(t *testing.T, h http.Handler) *httptest.Server {
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return s
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
