@@ -35,6 +35,10 @@ import (
 // TestMain lets this test binary stand for the command: `introspectd` is on
 // the PATH of scripts and of exec.Command.
 func TestMain(m *testing.M) {
+	if os.Getenv("GORACE") == "" {
+		// With -race each process of the many would end a second late.
+		_ = os.Setenv("GORACE", "atexit_sleep_ms=0")
+	}
 	testscript.Main(m, map[string]func(){"introspectd": main})
 }
 
@@ -85,6 +89,7 @@ type service struct {
 	t          *testing.T
 	URL, Admin string
 	Config     string // path of its configuration
+	client     *http.Client
 	command    *exec.Cmd
 	log        *syncBuffer
 	ended      chan struct{}
@@ -117,6 +122,13 @@ func start(t *testing.T, config string, args ...string) *service {
 	return s
 }
 
+// newClient is an HTTP client that ends with the test.
+func newClient(t *testing.T, transport *http.Transport) *http.Client {
+	t.Helper()
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: 20 * time.Second}
+}
+
 // launch is start without the wait.
 func launch(t *testing.T, config string, args ...string) *service {
 	t.Helper()
@@ -124,6 +136,7 @@ func launch(t *testing.T, config string, args ...string) *service {
 	s := &service{
 		t: t, URL: "http://" + listen, Admin: "http://" + admin,
 		Config: filepath.Join(t.TempDir(), "config.yaml"), log: &syncBuffer{}, ended: make(chan struct{}),
+		client: newClient(t, &http.Transport{}),
 	}
 	s.write(config)
 	s.command = exec.Command("introspectd", append([]string{"serve", "--config", s.Config, "--listen", listen, "--admin", admin}, args...)...)
@@ -145,10 +158,12 @@ func launch(t *testing.T, config string, args ...string) *service {
 	return s
 }
 
-// write replaces the service's configuration file.
+// write replaces the service's configuration file at once, as the service may
+// be reading it.
 func (s *service) write(config string) {
 	s.t.Helper()
-	if err := os.WriteFile(s.Config, []byte(config), 0o600); err != nil {
+	writeFile(s.t, s.Config+".new", config)
+	if err := os.Rename(s.Config+".new", s.Config); err != nil {
 		s.t.Fatal(err)
 	}
 }
@@ -179,7 +194,9 @@ func until(t *testing.T, what string, ended <-chan struct{}, holds func() bool) 
 // listens waits until the service answers at all, ready or not.
 func (s *service) listens() {
 	s.t.Helper()
-	s.eventually("it listens", func() bool { return s.status(s.Admin+"/livez") == http.StatusOK && s.status(s.URL+"/livez") == http.StatusOK })
+	s.eventually("it listens", func() bool {
+		return s.status(s.Admin+"/livez") == http.StatusOK && s.status(s.URL+"/livez") == http.StatusOK
+	})
 }
 
 // status is that of a GET, 0 where there was no answer.
@@ -369,20 +386,32 @@ func (s *service) ask(path, token string) map[string]any {
 // post sends a form as app.
 func (s *service) post(path string, form url.Values) (int, []byte) {
 	s.t.Helper()
-	r, err := http.NewRequestWithContext(context.Background(), http.MethodPost, s.URL+path, strings.NewReader(form.Encode()))
+	return s.postAs("app", testSecret, path, form)
+}
+
+func (s *service) postAs(id, secret, path string, form url.Values) (int, []byte) {
+	s.t.Helper()
+	status, _, body, err := post(s.client, s.URL+path, id, secret, form)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	r.SetBasicAuth("app", testSecret)
-	answer, err := http.DefaultClient.Do(r)
+	return status, body
+}
+
+// post sends a form with HTTP Basic. Unlike the methods it may be called from
+// any goroutine.
+func post(client *http.Client, address, id, secret string, form url.Values) (int, http.Header, []byte, error) {
+	r, err := http.NewRequestWithContext(context.Background(), http.MethodPost, address, strings.NewReader(form.Encode()))
 	if err != nil {
-		s.t.Fatal(err)
+		return 0, nil, nil, err
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.SetBasicAuth(id, secret)
+	answer, err := client.Do(r)
+	if err != nil {
+		return 0, nil, nil, err
 	}
 	defer answer.Body.Close()
 	body, err := io.ReadAll(answer.Body)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return answer.StatusCode, body
+	return answer.StatusCode, answer.Header, body, err
 }
