@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -55,13 +57,14 @@ func checkKeys(ctx context.Context, t terminal, cfg *config.Config) error {
 			failed++
 			fmt.Fprintf(t.out, "%s: %v\n", row.Name, errs[n])
 		} else {
-			fmt.Fprintf(t.out, "%s: %d keys from %s %s\n", row.Name, len(state.Keys), state.Source, state.URL)
+			from := strings.TrimSpace(state.Source + " " + state.URL)
+			fmt.Fprintf(t.out, "%s: %d keys from %s\n", row.Name, len(state.Keys), from)
 		}
 		for _, k := range state.Keys {
 			fmt.Fprintf(t.out, "  kid %q %s %v\n", k.Kid, k.Kty, k.Algs)
 		}
-		for reason, count := range state.Skipped {
-			fmt.Fprintf(t.out, "  skipped %d: %s\n", count, reason)
+		for _, reason := range slices.Sorted(maps.Keys(state.Skipped)) {
+			fmt.Fprintf(t.out, "  skipped %d: %s\n", state.Skipped[reason], reason)
 		}
 	}
 	if failed > 0 {

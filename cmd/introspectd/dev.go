@@ -80,8 +80,8 @@ func devConfig(t terminal, addr, admin, issuer string) (*config.Config, error) {
 			"issuers":       fmt.Sprintf("[{name: dev, issuer: %q, keys: {discover: true}}]", issuer),
 			"callers": fmt.Sprintf("[{id: %s, secrets: [{sha256: %s}], may: [introspect, transform, auth, operate, explain], any_audience: true}]",
 				devCaller, hex.EncodeToString(digest[:])),
-			"policies":            "[{name: default, any_audience: true}]",
-			"telemetry.log.level": "warn",
+			"policies":             "[{name: default, any_audience: true}]",
+			"telemetry.log.format": "text",
 		},
 	})
 }

@@ -125,7 +125,8 @@ func show(w io.Writer, x introspect.Explanation, asJSON bool) error {
 	}
 	var b strings.Builder
 	for _, rung := range x.Steps {
-		fmt.Fprintf(&b, "%-11s %-12s %s\n", rung.Step, rung.Result, rung.Detail)
+		line := fmt.Sprintf("%-11s %-12s %s", rung.Step, rung.Result, rung.Detail)
+		b.WriteString(strings.TrimRight(line, " ") + "\n")
 	}
 	if x.Active {
 		fmt.Fprintf(&b, "active (token_ref %s)\n%s\n", x.TokenRef, x.Answer)

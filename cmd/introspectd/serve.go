@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -56,6 +57,11 @@ type serving struct {
 // verdicts, handlers, listeners, and back.
 func serve(ctx context.Context, cfg *config.Config, s serving) error {
 	hardenProcess()
+	// Before all else and until the end: while nobody listens for it, SIGHUP
+	// ends a process.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	tel, err := telemetry.New(ctx, cfg.Telemetry, telemetry.Options{Env: s.t.env, LogTo: s.t.err, Version: version, Commit: commit()})
 	if err != nil {
 		return failure{exitFailed, err}
@@ -110,9 +116,13 @@ func serve(ctx context.Context, cfg *config.Config, s serving) error {
 	}
 
 	context.AfterFunc(ctx, p.gate.Drain)
-	go p.watch(ctx, s.load)
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	besideCtx, stop := context.WithCancel(ctx)
+	defer stop()
+	beside.Go(func() { p.watch(besideCtx, hangups, s.load) })
 	if s.started != nil {
-		go s.started(ctx, p)
+		beside.Go(func() { s.started(besideCtx, p) })
 	}
 	if err := listen.Serve(ctx, cfg.Server.ShutdownDelay, running...); err != nil {
 		return failure{exitFailed, err}
@@ -130,29 +140,32 @@ func flush(tel *telemetry.Telemetry) {
 	}
 }
 
-// watch reloads on SIGHUP and when the content of a file that was read has
-// changed, until ctx ends.
-func (p *process) watch(ctx context.Context, load func() (*config.Config, error)) {
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
-	defer signal.Stop(hangups)
+// watch reloads on a hangup, which also fetches every issuer's keys, and when
+// the content of a file that was read has changed, until ctx ends.
+func (p *process) watch(ctx context.Context, hangups <-chan os.Signal, load func() (*config.Config, error)) {
 	tick := time.NewTicker(2 * time.Second)
 	defer tick.Stop()
 	seen := contentOf(p.config().Files())
 	for {
+		hungUp := false
 		select {
 		case <-ctx.Done():
 			return
 		case <-hangups:
+			hungUp = true
 		case <-tick.C:
-			now := contentOf(p.config().Files())
-			if now == seen {
-				continue
-			}
-			seen = now
 		}
+		now := contentOf(p.config().Files())
+		if now == seen && !hungUp {
+			continue
+		}
+		// What was seen is older than what is read now: a change in between,
+		// or a file that is new to us, is a change at the next tick.
+		seen = now
 		p.reload(load)
-		seen = contentOf(p.config().Files())
+		if hungUp {
+			p.current.Load().refreshAll(ctx)
+		}
 	}
 }
 

@@ -289,3 +289,13 @@ func (w *world) refresh(ctx context.Context, name string) error {
 	}
 	return k.keys.Refresh(ctx)
 }
+
+// refreshAll fetches the keys of every issuer, side by side. What goes wrong
+// is logged where it is fetched.
+func (w *world) refreshAll(ctx context.Context) {
+	var fetches sync.WaitGroup
+	for _, k := range w.keys {
+		fetches.Go(func() { _ = k.keys.Refresh(ctx) })
+	}
+	fetches.Wait()
+}

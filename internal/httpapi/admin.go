@@ -108,6 +108,11 @@ func hostOnly(hostport string) string {
 // what, result.
 func (o *AdminOptions) act(c *gin.Context, needs callers.Permission, route string, act handler) {
 	o.Observer.serve(c.Writer, c.Request, route, func(w http.ResponseWriter, r *http.Request) outcome {
+		// A browser that remembers an operator's credentials sends them for
+		// any page that asks.
+		if http.NewCrossOriginProtection().Check(r) != nil {
+			return refuse(w, &problem{status: http.StatusForbidden, code: "access_denied", description: "the request comes from a page of another origin"})
+		}
 		gate := API{callers: o.Callers}
 		who, out, ok := gate.authenticate(w, callers.Credentials{Authorization: r.Header["Authorization"], Peer: r.RemoteAddr}, needs)
 		if ok {

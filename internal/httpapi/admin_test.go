@@ -130,6 +130,11 @@ func TestAdmin(t *testing.T) {
 		}
 		f.sendAdmin("GET", "/issuers/corp/refresh", "", asOperator...).wantError(t, http.StatusMethodNotAllowed, "invalid_request").wantHeader(t, "Allow", "POST")
 	})
+	t.Run("ADMIN acts are refused to pages of other origins", func(t *testing.T) {
+		for _, header := range [][]string{{"Sec-Fetch-Site", "cross-site"}, {"Origin", "https://evil.example"}} {
+			f.sendAdmin("POST", "/issuers/corp/refresh", "", append(header, asOperator...)...).wantError(t, http.StatusForbidden, "access_denied")
+		}
+	})
 	t.Run("ADMIN refresh: what isn't built is refused, not ignored", func(t *testing.T) {
 		f.sendAdmin("POST", "/issuers/corp/refresh?drop=true", "", asOperator...).wantError(t, http.StatusBadRequest, "invalid_request")
 	})

@@ -43,7 +43,7 @@ func (a *API) gateway(w http.ResponseWriter, r *http.Request, name, query string
 	demands, ok := p.narrow(query)
 	if !ok {
 		unavailable(w)
-		return out.misconfigured("the query of /auth takes scope and audience, each with a value, and audiences of the policy alone")
+		return out.misconfigured("the query of /auth takes scope and audience, each with a value, and audiences of the policy alone; a gateway that forwards the client's query has to use /ext-authz")
 	}
 
 	token, state := bearerToken(r.Header["Authorization"])

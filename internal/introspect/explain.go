@@ -69,7 +69,7 @@ func (in *Introspector) Explain(ctx context.Context, token string, at time.Time,
 		case verify.Step(step) == v.Step && err != nil:
 			rung.Result, rung.Detail = "unknown", err.Error()
 		case verify.Step(step) == v.Step:
-			rung.Result, rung.Detail = "failed", strings.TrimSpace(v.Detail+"; "+rung.Detail)
+			rung.Result, rung.Detail = "failed", strings.TrimSuffix(v.Detail+"; "+rung.Detail, "; ")
 		case verify.Step(step) > v.Step:
 			rung.Result, rung.Detail = "not reached", ""
 		}

@@ -1,0 +1,182 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"introspectd/internal/devissuer"
+)
+
+const (
+	reloaded    = "reloaded"
+	refused     = "reload refused; what runs goes on"
+	lastReload  = "introspectd_config_last_reload_successful"
+	cacheHits   = `introspectd_cache_requests_total{result="hit",tier="process"}`
+	otherSecret = "another-horse-battery-staple"
+)
+
+// caller is a further row of `callers`.
+func caller(id, secret string) string {
+	digest := sha256.Sum256([]byte(secret))
+	return fmt.Sprintf("  - {id: %s, secrets: [{sha256: %s}], may: [introspect], any_issuer: true, any_audience: true}\n", id, hex.EncodeToString(digest[:]))
+}
+
+// hangup makes the service read this configuration, and waits for the log line
+// that says how that went.
+func (s *service) hangup(config, outcome string) {
+	s.t.Helper()
+	before := len(s.lines(outcome))
+	s.write(config)
+	s.signal(syscall.SIGHUP)
+	s.eventually("it says "+outcome, func() bool { return len(s.lines(outcome)) > before })
+}
+
+func TestReloadTakesOverWhatIsUnchanged(t *testing.T) {
+	issuer, iss := newIssuer(t, "ES256")
+	issuers := "issuers:\n" + row("idp", iss)
+	s := start(t, oneCaller+caller("old", otherSecret)+issuers)
+	token := issuer.Mint(nil)
+	if got := s.introspect(token); got["active"] != true {
+		t.Fatalf("before: got %v, want it active", got)
+	}
+	ask := func(id, token string) int {
+		status, _ := s.postAs(id, otherSecret, "/introspect", url.Values{"token": {token}})
+		return status
+	}
+	if got := ask("old", token); got != http.StatusOK {
+		t.Fatalf("the caller that will go: got %d, want 200", got)
+	}
+	hits := s.metric(cacheHits)
+	if hits != "1" {
+		t.Fatalf("%s: got %q, want 1", cacheHits, hits)
+	}
+	// From here on there is nowhere to get keys from.
+	issuer.Fail(devissuer.Refuse500)
+	s.hangup(oneCaller+caller("new", otherSecret)+issuers, reloaded)
+
+	t.Run("a caller that was added may ask", func(t *testing.T) {
+		if got := ask("new", token); got != http.StatusOK {
+			t.Errorf("got %d, want 200", got)
+		}
+	})
+	t.Run("remembered verdicts are still remembered", func(t *testing.T) {
+		if got := s.metric(cacheHits); got != "2" {
+			t.Errorf("%s: got %q, want 2: the question of the new caller was one", cacheHits, got)
+		}
+	})
+	t.Run("a caller that was removed may not", func(t *testing.T) {
+		if got := ask("old", token); got != http.StatusUnauthorized {
+			t.Errorf("got %d, want 401", got)
+		}
+	})
+	t.Run("last good keys are kept", func(t *testing.T) {
+		if got := s.introspect(issuer.Mint(nil)); got["active"] != true {
+			t.Errorf("a new token: got %v, want it active", got)
+		}
+	})
+	t.Run("an issuer whose rules changed forgets its verdicts and not its keys", func(t *testing.T) {
+		s.hangup(oneCaller+issuers+"    claims: {map: [{remote_claim: jti, local_claim: ticket}], allow_reserved: [jti]}\n", reloaded)
+		if got := s.introspect(token); got["active"] != true || got["ticket"] == nil {
+			t.Errorf("got %v, want it active and mapped anew", got)
+		}
+	})
+	t.Run("an issuer with another key source starts without the old keys", func(t *testing.T) {
+		s.hangup(oneCaller+fmt.Sprintf("issuers:\n  - {name: idp, issuer: %s, keys: {jwks_url: %s/other.json}}\n", iss, iss), reloaded)
+		if status, _ := s.post("/introspect", url.Values{"token": {token}}); status != http.StatusServiceUnavailable {
+			t.Errorf("got %d, want 503: the keys of the old source are not those of the new", status)
+		}
+	})
+}
+
+func TestReloadOfABadFileChangesNothing(t *testing.T) {
+	issuer, iss := newIssuer(t, "ES256")
+	good := callerAndPolicy + "issuers:\n" + row("idp", iss)
+	s := start(t, good)
+	token := issuer.Mint(nil)
+	if got := s.metric(lastReload); got != "1" {
+		t.Errorf("%s before any reload: got %q, want 1", lastReload, got)
+	}
+	for _, tt := range []struct{ name, config, cause string }{
+		{"an unknown key", "nonsense: 1\n" + good, s.Config + ":1:1: nonsense: "},
+		{"a broken syntax", good + "\t{", s.Config + ":"},
+		{"a setting of another type", good + "cache: {verdicts: {ttl: 5}}\n", "cache.verdicts.ttl"},
+		{"a listener that would have to move", good + "server: {shutdown_delay: 1s, public_url: https://introspect.example}\n", "a change of [server.public_url server.shutdown_delay] needs a restart"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s.hangup(tt.config, refused)
+			lines := s.lines(refused)
+			if cause := fmt.Sprint(lines[len(lines)-1]["cause"]); !strings.Contains(cause, tt.cause) {
+				t.Errorf("the log's cause: got %q, want %q in it", cause, tt.cause)
+			}
+			if got := s.metric(lastReload); got != "0" {
+				t.Errorf("%s: got %q, want 0", lastReload, got)
+			}
+			if got := s.introspect(token); got["active"] != true {
+				t.Errorf("the running configuration: got %v, want the token active", got)
+			}
+			if got := s.status(s.Admin + "/readyz"); got != http.StatusOK {
+				t.Errorf("/readyz: got %d, want 200: a refused reload makes nothing unready", got)
+			}
+		})
+	}
+	t.Run("a good file makes up for it", func(t *testing.T) {
+		s.hangup(good, reloaded)
+		if got := s.metric(lastReload); got != "1" {
+			t.Errorf("%s: got %q, want 1", lastReload, got)
+		}
+	})
+}
+
+func TestChangedFilesAreReadWithoutASignal(t *testing.T) {
+	t.Parallel() // it waits for the look at the files that happens every 2 s
+	issuer, iss := newIssuer(t, "ES256")
+	secret := filepath.Join(t.TempDir(), "secret")
+	writeFile(t, secret, otherSecret)
+	from := fmt.Sprintf("callers:\n  - {id: app, secrets: [{file: %s}], may: [introspect], any_audience: true}\n", secret)
+	s := start(t, from+"issuers:\n"+row("idp", iss))
+	token := url.Values{"token": {issuer.Mint(nil)}}
+	ask := func(secret string) int {
+		status, _ := s.postAs("app", secret, "/introspect", token)
+		return status
+	}
+	if got := ask(otherSecret); got != http.StatusOK {
+		t.Fatalf("before: got %d, want 200", got)
+	}
+	writeFile(t, secret+".new", testSecret)
+	if err := os.Rename(secret+".new", secret); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually("the new secret is the one", func() bool { return len(s.lines(reloaded)) == 1 })
+	if got := ask(testSecret); got != http.StatusOK {
+		t.Errorf("the new secret: got %d, want 200", got)
+	}
+	if got := ask(otherSecret); got != http.StatusUnauthorized {
+		t.Errorf("the old secret: got %d, want 401", got)
+	}
+	s.write(from + caller("new", otherSecret) + "issuers:\n" + row("idp", iss))
+	s.eventually("the configuration is read", func() bool {
+		status, _ := s.postAs("new", otherSecret, "/introspect", token)
+		return status == http.StatusOK
+	})
+}
+
+func TestHangupFetchesKeysAnew(t *testing.T) {
+	issuer, iss := newIssuer(t, "ES256")
+	config := oneCaller + "issuers:\n" + row("idp", iss)
+	s := start(t, config)
+	old := issuer.Mint(nil)
+	if got := s.introspect(old); got["active"] != true {
+		t.Fatalf("before: got %v, want it active", got)
+	}
+	issuer.Rotate("ES256")
+	s.hangup(config, reloaded)
+	s.eventually("the removed key is gone", func() bool { return s.introspect(old)["active"] == false })
+}
