@@ -168,6 +168,23 @@ func TestChangedFilesAreReadWithoutASignal(t *testing.T) {
 	})
 }
 
+// An operator who changes how long keys are good for while an issuer is away
+// must not lose them by it.
+func TestChangedKeySettingsKeepTheKeys(t *testing.T) {
+	issuer, iss := newIssuer(t, "ES256")
+	source := func(settings string) string {
+		return oneCaller + fmt.Sprintf("issuers:\n  - {name: idp, issuer: %q, keys: {jwks_url: %q%s}}\n", iss, iss+"/jwks.json", settings)
+	}
+	s := start(t, source(""))
+	issuer.Fail(devissuer.Refuse500)
+	for _, settings := range []string{", max_stale: 23h", ", refresh: 1m", ", kid_required: true", ", allow_http: true"} {
+		s.hangup(source(settings), reloaded)
+		if got := s.introspect(issuer.Mint(nil)); got["active"] != true {
+			t.Errorf("after %s: got %v, want the keys kept", settings, got)
+		}
+	}
+}
+
 func TestHangupFetchesKeysAnew(t *testing.T) {
 	issuer, iss := newIssuer(t, "ES256")
 	config := oneCaller + "issuers:\n" + row("idp", iss)

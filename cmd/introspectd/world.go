@@ -177,19 +177,23 @@ func (p *process) remember(size introspect.Size) *memstore.Store {
 	return p.store
 }
 
-// keeper returns the keys of an issuer: those of the world before, if issuer
-// and source are the same, so that a reload never loses a key.
+// keeper returns the keys of an issuer: those of the world before, if nothing
+// about them was changed, or new ones that begin with what those hold, if issuer
+// and source are the same. A reload never loses a key.
 func (p *process) keeper(row introspect.IssuerConfig, before *world) (*keeper, error) {
 	identity, err := identityOf(row)
 	if err != nil {
 		return nil, err
 	}
+	options := jwks.Options{Name: row.Name, Issuer: row.Issuer, Log: p.log, Meter: p.telemetry.Meter}
 	if before != nil {
 		if k := before.keys[row.Name]; k != nil && k.identity == identity {
 			return k, nil
+		} else if k != nil {
+			options.Before = k.keys
 		}
 	}
-	keys, err := jwks.New(row.Keys, jwks.Options{Name: row.Name, Issuer: row.Issuer, Log: p.log, Meter: p.telemetry.Meter})
+	keys, err := jwks.New(row.Keys, options)
 	if err != nil {
 		return nil, fmt.Errorf("keys of issuer %s: %w", row.Name, err)
 	}

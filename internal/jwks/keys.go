@@ -60,6 +60,9 @@ type Options struct {
 	Log *slog.Logger
 	// Meter takes the instruments; nil measures nothing.
 	Meter metric.Meter
+	// Before is the Keys of the configuration before, whose set is taken over
+	// with its age where issuer and source are the same; nil otherwise.
+	Before *Keys
 	// Transport replaces the guarded transport, and with it the check of
 	// dialled addresses. For tests; nil otherwise.
 	Transport http.RoundTripper
@@ -166,6 +169,9 @@ func New(cfg Config, o Options) (*Keys, error) {
 	k.tls = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
 	if k.source == sourceFiles {
 		return k, k.hold()
+	}
+	if b := o.Before; b != nil && b.issuer == k.issuer && b.source == k.source && b.cfg.JWKSURL == cfg.JWKSURL {
+		k.held.Store(b.held.Load())
 	}
 	return k, nil
 }

@@ -171,3 +171,30 @@ func TestLogTellsChangesNotPolls(t *testing.T) {
 		}
 	})
 }
+
+// A reload that changes how keys are kept takes over what is held, with its
+// age, and nothing of another issuer or source.
+func TestKeysTakeOverWhatWasHeldBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		before := holding(t, keySet(jwk("a", p256Key().Public())))
+		time.Sleep(time.Hour)
+		after := func(change func(*jwks.Config, *jwks.Options)) *jwks.Keys {
+			return fromSource(t, &source{answer: down}, func(c *jwks.Config, o *jwks.Options) { o.Before = before }, change)
+		}
+		for _, row := range []struct {
+			name   string
+			change func(*jwks.Config, *jwks.Options)
+			ready  bool
+		}{
+			{"another refresh", func(c *jwks.Config, _ *jwks.Options) { c.Refresh = time.Minute }, true},
+			{"kid_required", func(c *jwks.Config, _ *jwks.Options) { c.KidRequired = true }, true},
+			{"max_stale below its age", func(c *jwks.Config, _ *jwks.Options) { c.MaxStale = 59 * time.Minute }, false},
+			{"another address", func(c *jwks.Config, _ *jwks.Options) { c.JWKSURL += "x" }, false},
+			{"another issuer", func(_ *jwks.Config, o *jwks.Options) { o.Issuer += "x" }, false},
+		} {
+			if got := after(row.change).Ready(); got != row.ready {
+				t.Errorf("%s: got ready %t, want %t", row.name, got, row.ready)
+			}
+		}
+	})
+}
