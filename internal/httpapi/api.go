@@ -99,10 +99,12 @@ func newEngine(o *Observer) *gin.Engine {
 	e.HandleMethodNotAllowed = true
 	e.ForwardedByClientIP = false
 	_ = e.SetTrustedProxies(nil) // nil can't be malformed
-	e.NoRoute(o.gin("", func(w http.ResponseWriter, _ *http.Request) outcome {
+	e.NoRoute(o.gin("", func(w http.ResponseWriter, r *http.Request) outcome {
+		leaveBody(w, r)
 		return refuse(w, &problem{status: http.StatusNotFound, code: "not_found"})
 	}))
 	e.NoMethod(o.gin("", func(w http.ResponseWriter, r *http.Request) outcome {
+		leaveBody(w, r)
 		if strings.HasSuffix(r.URL.Path, "/introspect") {
 			w.Header()["Vary"] = varyAccept // on every answer of that endpoint
 		}

@@ -25,11 +25,7 @@ func (a *API) extAuthz(w http.ResponseWriter, r *http.Request, policy string) ou
 // gateway judges the token of a forwarded request by a policy. malformed is
 // the status for an Authorization that is not well-formed.
 func (a *API) gateway(w http.ResponseWriter, r *http.Request, name, query string, malformed int) outcome {
-	if r.ContentLength != 0 && r.ProtoMajor == 1 {
-		// The body stays with the gateway. net/http would wait for it before
-		// it answers, to keep the connection.
-		w.Header().Set("Connection", "close")
-	}
+	leaveBody(w, r) // it stays with the gateway
 	out, ok := a.admit(w, r)
 	if !ok {
 		return out
@@ -64,8 +60,7 @@ func (a *API) gateway(w http.ResponseWriter, r *http.Request, name, query string
 	case verify.NoReason:
 		return p.allow(w, values, out)
 	case verify.InsufficientScope:
-		scopes := strings.Join(demands.scopes, " ")
-		return out.denied(w, http.StatusForbidden, "insufficient_scope", p.challenge(`error="insufficient_scope", scope="`+scopes+`"`))
+		return out.denied(w, http.StatusForbidden, "insufficient_scope", p.challenge(`error="insufficient_scope"`+demands.scopeAttribute()))
 	case verify.Expired:
 		return out.denied(w, http.StatusUnauthorized, "invalid_token", p.challenge(`error="invalid_token", error_description="The access token expired"`))
 	}

@@ -115,6 +115,13 @@ func TestGatewayAnswers(t *testing.T) {
 			}
 		}
 	})
+	t.Run("ATH-09 GW-01 scopes are separated by spaces alone", func(t *testing.T) {
+		f := newFixture(t)
+		for _, query := range []string{"scope=read%0Dwrite", "scope=read%0Awrite", "scope=read%09write", "scope=read%C2%A0write", "scope=+", "scope=%20"} {
+			f.get("/auth/lenient?"+query, mint(corp(), members{"scope": "read write"})).wantStatus(t, http.StatusServiceUnavailable)
+		}
+		f.get("/auth/lenient?scope=read++write", mint(corp(), members{"scope": "read write"})).wantStatus(t, http.StatusOK)
+	})
 	t.Run("ATH-06 the challenge names each needed scope once", func(t *testing.T) {
 		f.get("/auth/strict?scope=write+admin&scope=admin", good).wantError(t, http.StatusForbidden, "insufficient_scope").
 			wantHeader(t, "WWW-Authenticate", `Bearer realm="strict zone", error="insufficient_scope", scope="read write admin"`)

@@ -65,12 +65,13 @@ func (p *policy) narrow(query string) (narrowed, bool) {
 	n.scopes = slices.Clone(n.scopes)
 	err := eachParameter(query, func(name, value string) error {
 		switch {
-		case name == "scope" && len(strings.Fields(value)) > 0:
-			for _, s := range strings.Fields(value) {
-				if !scopeToken.MatchString(s) {
+		case name == "scope" && strings.Trim(value, " ") != "":
+			// Separated by spaces and nothing else (RFC 6749 section 3.3).
+			for s := range strings.SplitSeq(value, " ") {
+				if s != "" && !scopeToken.MatchString(s) {
 					return errForm
 				}
-				if !slices.Contains(n.scopes, s) {
+				if s != "" && !slices.Contains(n.scopes, s) {
 					n.scopes = append(n.scopes, s)
 				}
 			}
@@ -82,6 +83,20 @@ func (p *policy) narrow(query string) (narrowed, bool) {
 		return nil
 	})
 	return n, err == nil
+}
+
+// mostChallenge bounds the scopes of a challenge, in bytes: a gateway keeps all
+// headers of an answer in one buffer, and makes an error of what overflows it.
+const mostChallenge = 2048
+
+// scopeAttribute names the scopes that are needed, which a challenge may (RFC
+// 6750 section 3.1); as many as don't fit are not named at all.
+func (n *narrowed) scopeAttribute() string {
+	scopes := strings.Join(n.scopes, " ")
+	if len(scopes) > mostChallenge {
+		return ""
+	}
+	return `, scope="` + scopes + `"`
 }
 
 func (p *policy) takesAudience(audience string) bool {

@@ -37,6 +37,7 @@ func badRequest(description string) *problem {
 func readForm(w http.ResponseWriter, r *http.Request, orJSON bool) (p parameters, bad *problem) {
 	isJSON, bad := mediaType(r, orJSON)
 	if bad != nil {
+		leaveBody(w, r)
 		return p, bad
 	}
 	body, bad := readBody(w, r)
@@ -89,7 +90,7 @@ func unsupported(description string) *problem {
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *problem) {
 	tooLarge := &problem{status: http.StatusRequestEntityTooLarge, code: "invalid_request", description: "the body is too large"}
 	if r.ContentLength > maxRequest {
-		w.Header().Set("Connection", "close") // or the server would read on, to keep the connection
+		leaveBody(w, r)
 		return nil, tooLarge
 	}
 	limited := http.MaxBytesReader(w, r.Body, maxRequest)
@@ -109,6 +110,14 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *problem) {
 		return nil, badRequest("the body can't be read")
 	}
 	return body, nil
+}
+
+// leaveBody is for answers that are given without the body's having been read.
+// net/http would wait for it before it sends them, to keep the connection.
+func leaveBody(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength != 0 && r.ProtoMajor == 1 {
+		w.Header().Set("Connection", "close")
+	}
 }
 
 // readJSON reads the JSON form of a request: no member but token and profile,

@@ -137,6 +137,33 @@ func TestOnTheWire(t *testing.T) {
 			t.Errorf("Expect: 100-continue: got %d, want 200 at once", got.StatusCode)
 		}
 	})
+	t.Run("INT-07 INT-09 INT-10 a refusal doesn't wait for a body that never comes", func(t *testing.T) {
+		for _, row := range []struct {
+			head   string
+			status int
+		}{
+			{"PUT /introspect HTTP/1.1", 405},
+			{"POST /nothing HTTP/1.1", 404},
+			{"POST /introspect HTTP/1.1\r\nContent-Type: text/plain", 415},
+			{"POST /transform HTTP/1.1\r\nContent-Encoding: gzip", 415},
+		} {
+			got, whole := raw(t, address, lines(row.head, "Host: x", "Content-Length: 1000", "", ""))
+			if got.StatusCode != row.status || !got.Close {
+				t.Errorf("%s: got %q, want %d with Connection: close", row.head, whole, row.status)
+			}
+		}
+	})
+	t.Run("GW-05 ATH-06 a challenge fits into 3,500 bytes", func(t *testing.T) {
+		var scopes []string
+		for n := range 200 {
+			scopes = append(scopes, fmt.Sprintf("a-scope-of-some-length-%d", n))
+		}
+		got, whole := raw(t, address, lines("GET /auth/lenient?scope="+strings.Join(scopes, "+")+" HTTP/1.1", "Host: x", bearer, "", ""))
+		head, _, _ := strings.Cut(whole, "\r\n\r\n")
+		if challenge := got.Header.Get("WWW-Authenticate"); got.StatusCode != 403 || len(head) > 3500 || !strings.HasSuffix(challenge, `error="insufficient_scope"`) {
+			t.Errorf("got %d, %d bytes of header, challenge %.100q; want 403 without the scopes", got.StatusCode, len(head), challenge)
+		}
+	})
 	t.Run("GW-05 all headers as sent fit into 3,500 bytes", func(t *testing.T) {
 		var remove []string
 		for n := range 12 {
