@@ -185,6 +185,19 @@ func TestChangedKeySettingsKeepTheKeys(t *testing.T) {
 	}
 }
 
+func TestHangupIsNotHeldUpByAnIssuer(t *testing.T) {
+	issuer, iss := newIssuer(t, "ES256")
+	config := oneCaller + "issuers:\n" + row("idp", iss)
+	s := start(t, config)
+	issuer.Fail(devissuer.Hang)
+	s.hangup(config, reloaded)
+	s.hangup(config+caller("new", otherSecret), refused) // a caller's row where issuers end
+	s.hangup(config, reloaded)
+	if failures := s.lines("keys can't be fetched"); len(failures) > 0 {
+		t.Errorf("got %v before the reloads were over, want them not to wait for it", failures)
+	}
+}
+
 func TestHangupFetchesKeysAnew(t *testing.T) {
 	issuer, iss := newIssuer(t, "ES256")
 	config := oneCaller + "issuers:\n" + row("idp", iss)

@@ -143,6 +143,8 @@ func flush(tel *telemetry.Telemetry) {
 // watch reloads on a hangup, which also fetches every issuer's keys, and when
 // the content of a file that was read has changed, until ctx ends.
 func (p *process) watch(ctx context.Context, hangups <-chan os.Signal, load func() (*config.Config, error)) {
+	var fetches sync.WaitGroup // an issuer that hangs holds up no reload
+	defer fetches.Wait()
 	tick := time.NewTicker(2 * time.Second)
 	defer tick.Stop()
 	seen := contentOf(p.config().Files())
@@ -164,7 +166,8 @@ func (p *process) watch(ctx context.Context, hangups <-chan os.Signal, load func
 		seen = now
 		p.reload(load)
 		if hungUp {
-			p.current.Load().refreshAll(ctx)
+			w := p.current.Load()
+			fetches.Go(func() { w.refreshAll(ctx) })
 		}
 	}
 }
