@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 
 	"introspectd/internal/callers"
 	"introspectd/internal/claims"
@@ -113,12 +114,23 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *problem) {
 }
 
 // leaveBody is for answers that are given without the body's having been read.
-// net/http would wait for it before it sends them, to keep the connection.
+//
+// Over HTTP/1 net/http would wait for it before it sends them, to keep the
+// connection. Over HTTP/2 it resets the stream behind the answer, and some
+// clients (libcurl 7.88) then lose both: what has come within a moment is
+// dropped first.
 func leaveBody(w http.ResponseWriter, r *http.Request) {
-	if r.ContentLength != 0 && r.ProtoMajor == 1 {
+	switch {
+	case r.ContentLength == 0:
+	case r.ProtoMajor == 1:
 		w.Header().Set("Connection", "close")
+	case http.NewResponseController(w).SetReadDeadline(time.Now().Add(moment)) == nil:
+		_, _ = io.CopyN(io.Discard, r.Body, 4*maxRequest)
 	}
 }
+
+// moment is how long an answer over HTTP/2 waits for a body that nobody wants.
+const moment = 100 * time.Millisecond
 
 // readJSON reads the JSON form of a request: no member but token and profile,
 // each a string, none twice.

@@ -153,6 +153,33 @@ func TestOnTheWire(t *testing.T) {
 			}
 		}
 	})
+	t.Run("ATH-10 over HTTP/2 a body is neither waited for nor missed", func(t *testing.T) {
+		server := httptest.NewUnstartedServer(f.api)
+		protocols := new(http.Protocols)
+		protocols.SetUnencryptedHTTP2(true)
+		server.Config.Protocols = protocols
+		server.Start()
+		defer server.Close()
+		client := &http.Client{Transport: &http.Transport{Protocols: protocols}}
+		defer client.CloseIdleConnections()
+		never, end := io.Pipe()
+		defer end.Close()
+		for name, body := range map[string]io.Reader{"never comes": never, "comes": strings.NewReader(strings.Repeat("x", 90<<10))} {
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL+"/auth/lenient", body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("Authorization", strings.TrimPrefix(bearer, "Authorization: "))
+			got, err := client.Do(r)
+			if err != nil {
+				t.Fatalf("a body that %s: %v", name, err)
+			}
+			_ = got.Body.Close()
+			if got.StatusCode != http.StatusOK || got.ProtoMajor != 2 {
+				t.Errorf("a body that %s: got %d over HTTP/%d, want 200 over HTTP/2", name, got.StatusCode, got.ProtoMajor)
+			}
+		}
+	})
 	t.Run("GW-05 ATH-06 a challenge fits into 3,500 bytes", func(t *testing.T) {
 		var scopes []string
 		for n := range 200 {
