@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	mrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -73,16 +74,31 @@ func newIssuer(t *testing.T, algs ...string) (issuer *devissuer.Issuer, iss stri
 	return issuer, server.URL + "/idp"
 }
 
-// freeAddress is a loopback address that nobody listens on.
+// freeAddress is a loopback address that nobody listens on, and another each
+// time. It lies below the ports that the kernel gives to connections, which
+// could take it before the service does.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		address := fmt.Sprintf("127.0.0.1:%d", 15_000+mrand.IntN(15_000))
+		if _, given := addresses.LoadOrStore(address, true); given {
+			continue
+		}
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			continue
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return address
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no free port among a hundred")
+	return ""
 }
+
+// addresses are those that freeAddress gave.
+var addresses sync.Map
 
 // service is introspectd running as a process of its own.
 type service struct {
