@@ -27,6 +27,7 @@ var allowed = map[string][]string{
 	"internal/callers":    {},
 	"internal/claims":     {},
 	"internal/devissuer":  {},
+	"internal/filestore":  {},
 	"internal/jwks":       {},
 	"internal/listen":     {},
 	"internal/memstore":   {},
