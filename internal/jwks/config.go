@@ -97,7 +97,7 @@ func (c Config) Check(issuer string, fault func(key, problem string)) {
 			fault(fmt.Sprintf("files[%d]", i), err.Error())
 		}
 	}
-	if _, err := c.roots(); err != nil {
+	if _, _, err := c.roots(); err != nil {
 		fault("ca", err.Error())
 	}
 	if c.Refresh < time.Second {
@@ -121,21 +121,22 @@ func checkIssuer(issuer string, allowHTTP bool) error {
 	return nil
 }
 
-// roots are the certificates of CA, or nil for the system's.
-func (c Config) roots() (*x509.CertPool, error) {
+// roots are the certificates of CA and the bytes they came in, or nil for the
+// system's.
+func (c Config) roots() (*x509.CertPool, []byte, error) {
 	if c.CA == "" {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if len(c.Files) > 0 {
-		return nil, errors.New("expected none: keys from files are not fetched")
+		return nil, nil, errors.New("expected none: keys from files are not fetched")
 	}
 	body, err := readFile(c.CA)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(body) {
-		return nil, errors.New("expected certificates in PEM")
+		return nil, nil, errors.New("expected certificates in PEM")
 	}
-	return pool, nil
+	return pool, body, nil
 }

@@ -23,7 +23,14 @@ func (k *Keys) locate(ctx context.Context) (place, error) {
 	if known.url != nil && !k.memory.doubt {
 		return known, nil
 	}
-	p, err := k.discover(ctx)
+	asking := ctx
+	if known.url != nil {
+		// An issuer that hangs leaves time for the address that is known.
+		var stop context.CancelFunc
+		asking, stop = context.WithTimeout(ctx, fetchTime/2)
+		defer stop()
+	}
+	p, err := k.discover(asking)
 	if err != nil {
 		if known.url != nil && ctx.Err() == nil {
 			return known, nil

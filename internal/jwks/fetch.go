@@ -54,6 +54,8 @@ type memory struct {
 	from    string
 	etag    string
 	body    [32]byte // digest of the set in use, as read from `from`
+	raw     []byte   // that set, for the Store
+	kept    time.Time
 	failing bool
 }
 
@@ -122,6 +124,7 @@ func (k *Keys) take(a answer) (result, error) {
 	}
 	if a.status == http.StatusNotModified || same {
 		k.held.Store(&held{set: old.set, read: now})
+		k.keep(false)
 		return resultUnchanged, nil
 	}
 	s, err := parseSet(a.body)
@@ -136,6 +139,10 @@ func (k *Keys) take(a answer) (result, error) {
 	}
 	k.held.Store(&held{set: s, read: now})
 	k.memory.from, k.memory.etag, k.memory.body = a.from, a.etag, body
+	if k.store != nil {
+		k.memory.raw = a.body
+	}
+	k.keep(true)
 	if old != nil && old.set.digest == s.digest {
 		return resultUnchanged, nil
 	}

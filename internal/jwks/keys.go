@@ -25,6 +25,16 @@
 // and names change their meaning over time. Choice: a transport per request
 // that holds its own rule and checks each resolved address. Cost: a TLS
 // handshake every few minutes.
+//
+// A saved set is believed as far as its file is. Context: an issuer that is
+// away must not keep a restarted service from judging. Choice: the bytes that
+// the issuer sent are saved with their address and time, and judged anew when
+// they are taken back: issuer, address and roots must be the configured ones,
+// the time within max_stale by the wall clock, the keys as good as fetched
+// ones. The issuer is asked at once all the same. Cost: whoever can write the
+// file can plant keys, and so can whoever can turn the clock back keep old
+// ones; filestore refuses a file that others can write. One that is no longer
+// trusted has to be removed by hand.
 package jwks
 
 import (
@@ -66,9 +76,12 @@ type Options struct {
 	// Transport replaces the guarded transport, and with it the check of
 	// dialled addresses. For tests; nil otherwise.
 	Transport http.RoundTripper
-	// Now tells the wall clock for certificate dates and clock skew; nil means
-	// time.Now. The age of a set is measured on the monotonic clock.
+	// Now tells the wall clock for certificate dates, clock skew and the times
+	// in the Store; nil means time.Now. The age of a set is measured on the
+	// monotonic clock.
 	Now func() time.Time
+	// Store keeps the set over a restart; nil keeps none.
+	Store Store
 }
 
 // Key is one public key that may verify signatures of its issuer. Its fields
@@ -104,6 +117,10 @@ type Keys struct {
 	skew    atomic.Pointer[time.Duration]
 	meter   instruments
 
+	store   Store
+	saveAs  string
+	unsaved chan saved // the latest set that is to be saved
+
 	limiter *rate.Limiter
 	places  chan struct{}
 	unknown unknownKids
@@ -123,9 +140,12 @@ type Keys struct {
 type held struct {
 	set  *set
 	read time.Time
+	// saved says that it came from the Store and nobody has confirmed it since.
+	saved bool
 }
 
-// New prepares the keys of one issuer. It reads files and never the network.
+// New prepares the keys of one issuer. It reads files and the Store, and never
+// the network; keys from the Store are usable at once.
 // Zero Refresh and MaxStale mean their defaults. The error names every fault
 // of cfg that Check would report.
 func New(cfg Config, o Options) (*Keys, error) {
@@ -159,10 +179,10 @@ func New(cfg Config, o Options) (*Keys, error) {
 	if k.meter, err = newInstruments(o.Meter, k.name); err != nil {
 		return nil, fmt.Errorf("keys of issuer %s: %w", k.name, err)
 	}
-	if k.resolve, err = keyfunc.New(keyfunc.Options{Storage: newStore(&k.held)}); err != nil {
+	if k.resolve, err = keyfunc.New(keyfunc.Options{Storage: newView(&k.held)}); err != nil {
 		return nil, fmt.Errorf("keys of issuer %s: %w", k.name, err)
 	}
-	roots, err := cfg.roots()
+	roots, ca, err := cfg.roots()
 	if err != nil {
 		return nil, fmt.Errorf("keys of issuer %s: %w", k.name, err)
 	}
@@ -172,6 +192,12 @@ func New(cfg Config, o Options) (*Keys, error) {
 	}
 	if b := o.Before; b != nil && b.issuer == k.issuer && b.source == k.source && b.cfg.JWKSURL == cfg.JWKSURL {
 		k.held.Store(b.held.Load())
+	}
+	if o.Store != nil {
+		k.store, k.saveAs, k.unsaved = o.Store, k.savedName(ca), make(chan saved, 1)
+		if k.held.Load() == nil { // what the process holds is no older
+			k.restore()
+		}
 	}
 	return k, nil
 }

@@ -18,7 +18,20 @@ type instruments struct {
 	age      metric.Float64ObservableGauge
 	keys     metric.Int64ObservableGauge
 	skew     metric.Float64ObservableGauge
+	store    metric.Int64Counter
 }
+
+// What a Store is asked for, and how that ended. They are metric labels: the
+// sets are closed.
+const (
+	opLoad = "load"
+	opSave = "save"
+
+	storeDone    = "done"
+	storeNothing = "nothing" // there is none
+	storeRefused = "refused" // what is there must not be used
+	storeFailed  = "failed"
+)
 
 func newInstruments(m metric.Meter, issuer string) (instruments, error) {
 	i := instruments{meter: m, issuer: attribute.String("issuer", issuer)}
@@ -44,6 +57,10 @@ func newInstruments(m metric.Meter, issuer string) (instruments, error) {
 		metric.WithUnit("{key}"), metric.WithDescription("Usable keys at hand; 0 when they are too old.")); err != nil {
 		return i, err
 	}
+	if i.store, err = m.Int64Counter("introspectd.jwks.state",
+		metric.WithUnit("{operation}"), metric.WithDescription("Key sets loaded from the state and saved to it, by result.")); err != nil {
+		return i, err
+	}
 	i.skew, err = m.Float64ObservableGauge("introspectd.clock_skew",
 		metric.WithUnit("s"), metric.WithDescription("How far the issuer's clock is ahead of ours, from Date."))
 	return i, err
@@ -59,6 +76,11 @@ func (i instruments) skip(counts map[skipReason]int) {
 	for reason, n := range counts {
 		i.skipped.Add(context.Background(), int64(n), metric.WithAttributes(i.issuer, attribute.String("reason", string(reason))))
 	}
+}
+
+func (i instruments) stored(operation, result string) {
+	i.store.Add(context.Background(), 1, metric.WithAttributes(i.issuer,
+		attribute.String("operation", operation), attribute.String("result", result)))
 }
 
 // observe shows the gauges until the returned function is called.

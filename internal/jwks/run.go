@@ -89,6 +89,7 @@ func (k *Keys) Run(ctx context.Context) {
 		<-ctx.Done()
 		return
 	}
+	defer k.saving()()
 	defer k.stop()
 	failures, expired := 0, false
 	for {

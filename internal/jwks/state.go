@@ -18,6 +18,9 @@ type State struct {
 	// too old.
 	Usable bool       `json:"usable"`
 	Keys   []KeyState `json:"keys"`
+	// FromState tells that the keys were saved before a restart, and that the
+	// source has not confirmed them since.
+	FromState bool `json:"from_state,omitempty"`
 	// FetchedAt is when the set was last known to be what the source says.
 	FetchedAt time.Time `json:"fetched_at,omitzero"`
 	// AgeSeconds is the time since FetchedAt; zero for files.
@@ -50,7 +53,7 @@ func (k *Keys) State() State {
 	if h == nil {
 		return s
 	}
-	s.FetchedAt = h.read.Round(0)
+	s.FetchedAt, s.FromState = h.read.Round(0), h.saved
 	if k.source != sourceFiles {
 		s.AgeSeconds = time.Since(h.read).Seconds()
 	}

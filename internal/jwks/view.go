@@ -7,20 +7,20 @@ import (
 	"github.com/MicahParks/jwkset"
 )
 
-// store is keyfunc's view of the present set, by slot id. It lends the methods
+// view is what keyfunc sees of the present set, by slot id. It lends the methods
 // that keyfunc never calls from an empty memory set.
-type store struct {
+type view struct {
 	*jwkset.MemoryJWKSet
 	held *atomic.Pointer[held]
 }
 
-func newStore(h *atomic.Pointer[held]) store {
-	return store{MemoryJWKSet: jwkset.NewMemoryStorage(), held: h}
+func newView(h *atomic.Pointer[held]) view {
+	return view{MemoryJWKSet: jwkset.NewMemoryStorage(), held: h}
 }
 
 // KeyRead returns the key in slot id, or jwkset.ErrKeyNotFound.
-func (s store) KeyRead(_ context.Context, id string) (jwkset.JWK, error) {
-	if h := s.held.Load(); h != nil {
+func (v view) KeyRead(_ context.Context, id string) (jwkset.JWK, error) {
+	if h := v.held.Load(); h != nil {
 		if j, ok := h.set.slots[id]; ok {
 			return j, nil
 		}
@@ -29,9 +29,9 @@ func (s store) KeyRead(_ context.Context, id string) (jwkset.JWK, error) {
 }
 
 // KeyReadAll returns every slot's key.
-func (s store) KeyReadAll(context.Context) ([]jwkset.JWK, error) {
+func (v view) KeyReadAll(context.Context) ([]jwkset.JWK, error) {
 	var all []jwkset.JWK
-	if h := s.held.Load(); h != nil {
+	if h := v.held.Load(); h != nil {
 		for _, j := range h.set.slots {
 			all = append(all, j)
 		}
