@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -44,8 +46,16 @@ func dev(ctx context.Context, t terminal, s settings) error {
 	if err != nil {
 		return failure{exitFailed, err}
 	}
-	base := "http://" + socket.Addr().String()
-	load := func() (*config.Config, error) { return devConfig(t, socket.Addr().String(), s.admin, base+"/dev") }
+	dir, err := os.MkdirTemp("", "introspectd-dev-")
+	if err != nil {
+		_ = socket.Close()
+		return failure{exitFailed, err}
+	}
+	defer os.RemoveAll(dir)
+	base, state := "http://"+socket.Addr().String(), filepath.Join(dir, "state")
+	load := func() (*config.Config, error) {
+		return devConfig(t, socket.Addr().String(), s.admin, state, base+"/dev")
+	}
 	cfg, err := load()
 	if err != nil {
 		_ = socket.Close()
@@ -71,12 +81,13 @@ func dev(ctx context.Context, t terminal, s settings) error {
 
 // devConfig is the configuration of dev: what a file would say, given as
 // flags.
-func devConfig(t terminal, addr, admin, issuer string) (*config.Config, error) {
+func devConfig(t terminal, addr, admin, state, issuer string) (*config.Config, error) {
 	digest := sha256.Sum256([]byte(devSecret))
 	return config.Load("", config.Options{
 		Flags: map[string]string{
 			"server.listen": addr,
 			"server.admin":  admin,
+			"state.path":    state,
 			"issuers":       fmt.Sprintf("[{name: dev, issuer: %q, keys: {discover: true}}]", issuer),
 			"callers": fmt.Sprintf("[{id: %s, secrets: [{sha256: %s}], may: [introspect, transform, auth, operate, explain], any_audience: true}]",
 				devCaller, hex.EncodeToString(digest[:])),

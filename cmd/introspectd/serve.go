@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"introspectd/internal/config"
+	"introspectd/internal/filestore"
 	"introspectd/internal/listen"
 	"introspectd/internal/telemetry"
 )
@@ -53,7 +54,7 @@ type serving struct {
 	started func(ctx context.Context, p *process)
 }
 
-// serve runs the service until ctx ends, and drains it: telemetry, keys,
+// serve runs the service until ctx ends, and drains it: telemetry, state, keys,
 // verdicts, handlers, listeners, and back.
 func serve(ctx context.Context, cfg *config.Config, s serving) error {
 	hardenProcess()
@@ -75,7 +76,12 @@ func serve(ctx context.Context, cfg *config.Config, s serving) error {
 			return failure{exitUsage, err}
 		}
 	}
-	p, err := newProcess(tel, certificates)
+	state, err := openState(cfg.State, log)
+	if err != nil {
+		return failure{exitUsage, err}
+	}
+	defer closeState(state, log)
+	p, err := newProcess(tel, certificates, state)
 	if err != nil {
 		return failure{exitFailed, err}
 	}
@@ -129,6 +135,29 @@ func serve(ctx context.Context, cfg *config.Config, s serving) error {
 	}
 	log.Info("stopped")
 	return nil
+}
+
+// openState opens the state file, for the life of the process; nil for none.
+func openState(cfg filestore.Config, log *slog.Logger) (*filestore.Store, error) {
+	if cfg.Path == "" {
+		log.Info("last-good keys are lost at a restart: state.path names no file")
+		return nil, nil
+	}
+	state, err := filestore.Open(cfg.Path, log)
+	if err != nil {
+		return nil, fmt.Errorf("state.path: %w", err)
+	}
+	log.Info("last-good keys survive a restart", "state", cfg.Path)
+	return state, nil
+}
+
+func closeState(state *filestore.Store, log *slog.Logger) {
+	if state == nil {
+		return
+	}
+	if err := state.Close(); err != nil {
+		log.Warn("the state file was not closed in order", "cause", err.Error())
+	}
 }
 
 // flush gives telemetry a moment to leave.

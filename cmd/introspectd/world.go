@@ -18,6 +18,7 @@ import (
 	"introspectd/api"
 	"introspectd/internal/callers"
 	"introspectd/internal/config"
+	"introspectd/internal/filestore"
 	"introspectd/internal/httpapi"
 	"introspectd/internal/introspect"
 	"introspectd/internal/jwks"
@@ -53,6 +54,7 @@ type process struct {
 	gate         *httpapi.Gate
 	limits       *callers.Limits
 	digestKey    []byte
+	state        *filestore.Store // nil for none
 	store        *memstore.Store
 	storeSize    introspect.Size
 	current      atomic.Pointer[world]
@@ -60,9 +62,9 @@ type process struct {
 	adopting     sync.Mutex
 }
 
-func newProcess(tel *telemetry.Telemetry, certificates *listen.Certificates) (*process, error) {
+func newProcess(tel *telemetry.Telemetry, certificates *listen.Certificates, state *filestore.Store) (*process, error) {
 	p := &process{
-		log: tel.Log, telemetry: tel, certificates: certificates,
+		log: tel.Log, telemetry: tel, certificates: certificates, state: state,
 		gate: httpapi.NewGate(), limits: callers.NewLimits(time.Now), digestKey: introspect.NewDigestKey(),
 	}
 	p.reloaded.Store(1)
@@ -186,6 +188,9 @@ func (p *process) keeper(row introspect.IssuerConfig, before *world) (*keeper, e
 		return nil, err
 	}
 	options := jwks.Options{Name: row.Name, Issuer: row.Issuer, Log: p.log, Meter: p.telemetry.Meter}
+	if p.state != nil {
+		options.Store = p.state
+	}
 	if before != nil {
 		if k := before.keys[row.Name]; k != nil && k.identity == identity {
 			return k, nil

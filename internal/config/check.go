@@ -32,6 +32,7 @@ func (l *loader) check(c *Config) {
 		row.Check(beneath(entry("issuers", i)))
 	}
 	c.Cache.Check(beneath("cache"))
+	c.State.Check(beneath("state"))
 	c.Telemetry.Check(beneath("telemetry"))
 
 	// The owners' words are the better ones where both have some.

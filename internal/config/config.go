@@ -30,6 +30,7 @@ import (
 	"slices"
 
 	"introspectd/internal/callers"
+	"introspectd/internal/filestore"
 	"introspectd/internal/httpapi"
 	"introspectd/internal/introspect"
 	"introspectd/internal/listen"
@@ -48,6 +49,7 @@ type Config struct {
 	Policies  []httpapi.Policy          `koanf:"policies"`
 	Issuers   []introspect.IssuerConfig `koanf:"issuers"`
 	Cache     introspect.CacheConfig    `koanf:"cache"`
+	State     filestore.Config          `koanf:"state"`
 	Telemetry telemetry.Config          `koanf:"telemetry"`
 
 	read, globs []string
@@ -116,13 +118,21 @@ func (c *Config) nameOnlyIssuer() {
 // RestartNeeded lists the keys that differ between c and next but are read
 // only at start; next can't replace c while the process runs if there are any.
 func (c *Config) RestartNeeded(next *Config) []string {
-	old, changed := leaves(reflect.ValueOf(c.Server), "server"), []string{}
-	for key, value := range leaves(reflect.ValueOf(next.Server), "server") {
+	old, changed := c.atStart(), []string{}
+	for key, value := range next.atStart() {
 		if !reflect.DeepEqual(old[key], value) {
 			changed = append(changed, key)
 		}
 	}
 	return slices.Sorted(slices.Values(changed))
+}
+
+// atStart maps the key of every setting that is read only at start to its
+// value.
+func (c *Config) atStart() map[string]any {
+	found := leaves(reflect.ValueOf(c.Server), "server")
+	maps.Copy(found, leaves(reflect.ValueOf(c.State), "state"))
+	return found
 }
 
 // leaves maps the key of every setting in a section to its value.

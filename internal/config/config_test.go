@@ -75,6 +75,7 @@ func TestDefaultsHoldWhereNothingIsWritten(t *testing.T) {
 		{"issuers[0].leeway", c.Issuers[0].Leeway, 30 * time.Second},
 		{"issuers[0].keys.refresh", c.Issuers[0].Keys.Refresh, 5 * time.Minute},
 		{"issuers[0].claims.scope", c.Issuers[0].Claims.Scope, []string{"scope", "scp"}},
+		{"state.path", c.State.Path, ""},
 		{"cache.verdicts.size", int64(c.Cache.Verdicts.Size), int64(128 << 20)},
 		{"telemetry.traces.sample", c.Telemetry.Traces.Sample, 0.01},
 	} {
@@ -256,21 +257,23 @@ func TestYAMLAnchorsAndMergesAreFollowed(t *testing.T) {
 func TestRestartNeeded(t *testing.T) {
 	write(t, map[string]string{
 		"a.yaml": corp,
-		"b.yaml": corp + "server: {listen: '127.0.0.1:1', tls: {certificate: ''}, trusted_proxies: [unix], pprof: true}\ncache: {verdicts: {ttl: 1m}}\n",
+		"b.yaml": corp + "server: {listen: '127.0.0.1:1', tls: {certificate: ''}, trusted_proxies: [unix], pprof: true}\ncache: {verdicts: {ttl: 1m}}\nstate: {path: state}\n",
 	})
 	a, b := load(t, "a.yaml", config.Options{}), load(t, "b.yaml", config.Options{})
-	want := []string{"server.listen", "server.pprof", "server.trusted_proxies"}
+	want := []string{"server.listen", "server.pprof", "server.trusted_proxies", "state.path"}
 	if diff := cmp.Diff(want, a.RestartNeeded(b)); diff != "" {
-		t.Errorf("changed server (-want +got):\n%s", diff)
+		t.Errorf("changed server and state (-want +got):\n%s", diff)
 	}
 	if again := a.RestartNeeded(load(t, "a.yaml", config.Options{})); len(again) > 0 {
 		t.Errorf("the same file again: got %q, want nothing", again)
 	}
 }
 
+// The state file changes whenever we write it, so it is none to watch.
 func TestFilesListsWhatIsNamed(t *testing.T) {
 	secret := strings.Repeat("s", 22)
-	write(t, map[string]string{"secret": secret, "bearer": secret, "c.yaml": corp + `
+	write(t, map[string]string{"secret": secret, "bearer": secret, "state": "", "c.yaml": corp + `
+state: {path: state}
 callers:
   - id: a
     secrets: [{file: secret}]

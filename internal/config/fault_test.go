@@ -54,7 +54,7 @@ func TestFaults(t *testing.T) {
 		{name: "keys are case-exact", body: corp + "Auth: {}\n", want: "c.yaml:5:1: Auth: unknown key; did you mean auth?"},
 		{
 			name: "a dot in a key is no level", body: corp + "server.listen: 127.0.0.1:1\n",
-			want: "c.yaml:5:1: server.listen: unknown key; expected one of server, include, callers, auth, policies, issuers, cache, telemetry",
+			want: "c.yaml:5:1: server.listen: unknown key; expected one of server, include, callers, auth, policies, issuers, cache, state, telemetry",
 		},
 		{
 			name: "an unknown key in TOML", file: "c.toml", body: "[[issuers]]\nname = 'corp'\nissuer = 'https://idp.example'\n[issuers.keys]\ndiscover = true\nrefrsh = '1m'\n",
@@ -112,8 +112,10 @@ func TestFaults(t *testing.T) {
 		{name: "an unknown key in the environment", body: corp, env: []string{"INTROSPECTD_SERVER__LISTN=x"}, want: "INTROSPECTD_SERVER__LISTN: server.listn: unknown key; did you mean listen?"},
 		{name: "an entry of a list in the environment", body: corp, env: []string{"INTROSPECTD_ISSUERS__0__NAME=x"}, want: "INTROSPECTD_ISSUERS__0__NAME: issuers.0.name: entries of a list can't be set one by one from here; write them in the file"},
 		{name: "nothing as true or false", body: corp, env: []string{"INTROSPECTD_SERVER__PPROF="}, want: "INTROSPECTD_SERVER__PPROF: server.pprof: expected true or false, got \"\""},
-		{name: "a later key in the environment", body: corp, env: []string{"INTROSPECTD_STATE__PATH=/x"}, want: "INTROSPECTD_STATE__PATH: state.path: not built yet: the state file"},
+		{name: "a later key in the environment", body: corp, env: []string{"INTROSPECTD_REDIS__PREFIX=x"}, want: "INTROSPECTD_REDIS__PREFIX: redis.prefix: not built yet: Redis"},
 		{name: "a wrong value on the command line", body: corp, flags: map[string]string{"server.listen": "nowhere"}, want: `command line: server.listen: expected host:port or unix:/path, got "nowhere"`},
+		{name: "a state file in no directory", body: corp + "state: {path: nowhere/state}\n", want: `c.yaml:5:9: state.path: expected a file in a directory that exists, got "nowhere/state"`},
+		{name: "a directory as the state file", body: corp, env: []string{"INTROSPECTD_STATE__PATH=/"}, want: `INTROSPECTD_STATE__PATH: state.path: expected a file, got the directory "/"`},
 		{name: "an environment variable over a section", body: corp, env: []string{"INTROSPECTD_SERVER__TLS=on"}, want: "INTROSPECTD_SERVER__TLS: server.tls: expected keys with values, got a text"},
 
 		// What is not built yet.
@@ -121,9 +123,9 @@ func TestFaults(t *testing.T) {
 		{name: "server.ext_authz_grpc", body: corp + "server: {ext_authz_grpc: ':9191'}\n", want: "c.yaml:5:10: server.ext_authz_grpc: not built yet: Envoy's gRPC ext_authz"},
 		{name: "auth.cacheable", body: corp + "auth: {cacheable: true}\n", want: "c.yaml:5:8: auth.cacheable: not built yet: Cache-Control on the answers of /auth"},
 		{
-			name: "whole sections", body: corp + "redis: {}\nstate: {}\nrevocation: {}\nerrors: {}\nprofiles: []\nsigning: {}\n",
-			want: "c.yaml:5:1: redis: not built yet: Redis\nc.yaml:6:1: state: not built yet: the state file\nc.yaml:7:1: revocation: not built yet: revocation\n" +
-				"c.yaml:8:1: errors: not built yet: error bodies in the form of WSO2\nc.yaml:9:1: profiles: not built yet: named outputs of /transform\nc.yaml:10:1: signing: not built yet: our own signing keys",
+			name: "whole sections", body: corp + "redis: {}\nrevocation: {}\nerrors: {}\nprofiles: []\nsigning: {}\n",
+			want: "c.yaml:5:1: redis: not built yet: Redis\nc.yaml:6:1: revocation: not built yet: revocation\n" +
+				"c.yaml:7:1: errors: not built yet: error bodies in the form of WSO2\nc.yaml:8:1: profiles: not built yet: named outputs of /transform\nc.yaml:9:1: signing: not built yet: our own signing keys",
 		},
 		{name: "cache.verdicts.shared", body: corp + "cache: {verdicts: {shared: never}}\n", want: "c.yaml:5:20: cache.verdicts.shared: not built yet: remembered verdicts in Redis"},
 		{

@@ -85,7 +85,6 @@ func later(key string) (string, bool) {
 		"server.ext_authz_grpc":                  "Envoy's gRPC ext_authz",
 		"server.forwarded":                       "believing forwarded headers",
 		"signing":                                "our own signing keys",
-		"state":                                  "the state file",
 		"callers[].may[]=revoke":                 "revocation",
 		"callers[].may[]=revoke_broad":           "revocation",
 		"callers[].methods[]=private_key_jwt":    "authentication by a signed assertion",
