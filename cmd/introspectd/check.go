@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -57,7 +56,11 @@ func checkKeys(ctx context.Context, t terminal, cfg *config.Config) error {
 			failed++
 			fmt.Fprintf(t.out, "%s: %v\n", row.Name, errs[n])
 		} else {
-			from := strings.TrimSpace(state.Source + " " + state.URL)
+			from := state.Source // files have no address and no age
+			if state.URL != "" {
+				age := time.Duration(state.AgeSeconds * float64(time.Second)).Round(time.Second)
+				from += fmt.Sprintf(" %s, read %s ago", state.URL, age)
+			}
 			fmt.Fprintf(t.out, "%s: %d keys from %s\n", row.Name, len(state.Keys), from)
 		}
 		for _, k := range state.Keys {
@@ -91,5 +94,5 @@ func fetchAll(ctx context.Context, t terminal, cfg *config.Config) (keys []*jwks
 		wg.Go(func() { errs[n] = k.Refresh(ctx) })
 	}
 	wg.Wait()
-	return keys, slices.Clip(errs), nil
+	return keys, errs, nil
 }
