@@ -183,6 +183,10 @@ func TestChangedKeySettingsKeepTheKeys(t *testing.T) {
 			t.Errorf("after %s: got %v, want the keys kept", settings, got)
 		}
 	}
+	s.hangup(strings.Replace(source(""), "name: idp", "name: renamed", 1), reloaded)
+	if got := s.introspect(issuer.Mint(nil)); got["active"] != true {
+		t.Errorf("under another name: got %v, want the keys kept", got)
+	}
 }
 
 func TestHangupIsNotHeldUpByAnIssuer(t *testing.T) {

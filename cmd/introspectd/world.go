@@ -32,6 +32,7 @@ import (
 type world struct {
 	config              *config.Config
 	keys                map[string]*keeper // by the issuer's name
+	verdicts            *memstore.Store    // nil for none
 	introspector        *introspect.Introspector
 	api, admin, metrics http.Handler
 }
@@ -55,8 +56,6 @@ type process struct {
 	limits       *callers.Limits
 	digestKey    []byte
 	state        *filestore.Store // nil for none
-	store        *memstore.Store
-	storeSize    introspect.Size
 	current      atomic.Pointer[world]
 	reloaded     atomic.Int64
 	adopting     sync.Mutex
@@ -131,7 +130,7 @@ func (p *process) adopt(cfg *config.Config) error {
 }
 
 func (p *process) build(cfg *config.Config, before *world) (*world, error) {
-	w := &world{config: cfg, keys: make(map[string]*keeper, len(cfg.Issuers))}
+	w := &world{config: cfg, keys: make(map[string]*keeper, len(cfg.Issuers)), verdicts: verdictStore(cfg, before)}
 	var issuers []introspect.Issuer
 	for _, row := range cfg.Issuers {
 		k, err := p.keeper(row, before)
@@ -142,8 +141,8 @@ func (p *process) build(cfg *config.Config, before *world) (*world, error) {
 		issuers = append(issuers, introspect.Issuer{Config: row, Verifier: verify.NewIssuer(row.Config, k.keys)})
 	}
 	options := introspect.Options{Cache: cfg.Cache, DigestKey: p.digestKey, Meter: p.telemetry.Meter}
-	if store := p.remember(cfg.Cache.Verdicts.Size); store != nil {
-		options.Store = store
+	if w.verdicts != nil {
+		options.Store = w.verdicts
 	}
 	var err error
 	if w.introspector, err = introspect.New(issuers, options); err != nil {
@@ -167,16 +166,17 @@ func (p *process) build(cfg *config.Config, before *world) (*world, error) {
 	return w, nil
 }
 
-// remember returns the store of verdicts: the one there is, unless its size
-// was changed; nil for none.
-func (p *process) remember(size introspect.Size) *memstore.Store {
-	if size != p.storeSize {
-		p.store, p.storeSize = nil, size
-		if size > 0 {
-			p.store = memstore.New(int64(size))
-		}
+// verdictStore returns the store of verdicts: that of the world before, unless
+// the size was changed; nil for none.
+func verdictStore(cfg *config.Config, before *world) *memstore.Store {
+	size := cfg.Cache.Verdicts.Size
+	switch {
+	case before != nil && before.config.Cache.Verdicts.Size == size:
+		return before.verdicts
+	case size == 0:
+		return nil
 	}
-	return p.store
+	return memstore.New(int64(size))
 }
 
 // keeper returns the keys of an issuer: those of the world before, if nothing
@@ -191,18 +191,31 @@ func (p *process) keeper(row introspect.IssuerConfig, before *world) (*keeper, e
 	if p.state != nil {
 		options.Store = p.state
 	}
-	if before != nil {
-		if k := before.keys[row.Name]; k != nil && k.identity == identity {
+	if k := before.keeperOf(row.Issuer); k != nil {
+		if k.identity == identity {
 			return k, nil
-		} else if k != nil {
-			options.Before = k.keys
 		}
+		options.Before = k.keys
 	}
 	keys, err := jwks.New(row.Keys, options)
 	if err != nil {
 		return nil, fmt.Errorf("keys of issuer %s: %w", row.Name, err)
 	}
 	return &keeper{keys: keys, identity: identity}, nil
+}
+
+// keeperOf returns the keys of the issuer whose tokens say iss, whatever its
+// name is; nil where w, which may be nil, has none.
+func (w *world) keeperOf(iss string) *keeper {
+	if w == nil {
+		return nil
+	}
+	for _, row := range w.config.Issuers {
+		if row.Issuer == iss {
+			return w.keys[row.Name]
+		}
+	}
+	return nil
 }
 
 // identityOf digests an issuer and its key source, the content of its files
