@@ -41,11 +41,9 @@ const (
 	spanSize  = 4
 )
 
-// append writes the entry of a verdict by alg with doc to dst.
-func (e *entryHead) append(dst []byte, alg string, doc document) []byte {
-	if dst == nil {
-		dst = make([]byte, 0, algAt+1+len(alg)+2+spanSize*len(doc.spans)+len(doc.body))
-	}
+// encode writes the entry of a verdict by alg with doc.
+func (e *entryHead) encode(alg string, doc document) []byte {
+	dst := make([]byte, 0, algAt+1+len(alg)+2+spanSize*len(doc.spans)+len(doc.body))
 	active := byte(0)
 	if e.active {
 		active = 1
@@ -66,7 +64,7 @@ func (e *entryHead) append(dst []byte, alg string, doc document) []byte {
 	return append(dst, doc.body...)
 }
 
-// readEntry reads what append wrote; ok is false for anything else. The answer
+// readEntry reads what encode wrote; ok is false for anything else. The answer
 // lies in entry, which must not be changed afterwards.
 func readEntry(entry []byte) (a Answer, e entryHead, ok bool) {
 	if len(entry) < algAt+1 || entry[0] != entryVersion {

@@ -213,7 +213,7 @@ func (in *Introspector) answer(ctx context.Context, token string, v verify.Verdi
 	}
 	e.bound = i.verify.Keys().Digest()
 	e.until = until.Unix()
-	return a, e.append(nil, v.Alg, document{}), until.Sub(now)
+	return a, e.encode(v.Alg, document{}), until.Sub(now)
 }
 
 func (in *Introspector) active(i *issuer, e entryHead, v verify.Verdict, doc document, now time.Time) (Answer, []byte, time.Duration) {
@@ -225,7 +225,7 @@ func (in *Introspector) active(i *issuer, e entryHead, v verify.Verdict, doc doc
 		until = earliest(until, v.Key.NotAfter)
 	}
 	e.until = until.Unix()
-	entry := e.append(nil, v.Alg, doc)
+	entry := e.encode(v.Alg, doc)
 	a, _, ok := readEntry(entry)
 	if !ok {
 		panic("introspect: an entry that was just written can't be read")

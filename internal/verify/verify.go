@@ -64,8 +64,6 @@ type Verdict struct {
 	ClaimedIssuer string
 	// Issuer is the configured issuer that iss named, nil when none.
 	Issuer *Issuer
-	// Signed is true once the signature was found good.
-	Signed bool
 	// Key is the key that fitted kid and alg, nil when none did.
 	Key *jwks.Key
 
@@ -155,7 +153,6 @@ func (v *Verifier) Verify(ctx context.Context, token string, now time.Time) (Ver
 	if method.Verify(token[:len(head)+1+len(payload)], sig, out.Key.Public) != nil {
 		return out.refuse(BadSignature, Signature, "the signature does not match")
 	}
-	out.Signed = true
 
 	if reason, problem := issuer.judgeTimes(out.Expires, out.NotBefore, out.IssuedAt, now); reason != NoReason {
 		return out.refuse(reason, Times, problem)
