@@ -31,6 +31,7 @@ var allowed = map[string][]string{
 	"internal/jwks":       {},
 	"internal/listen":     {},
 	"internal/memstore":   {},
+	"internal/revoke":     {},
 	"internal/seal":       {},
 	"internal/telemetry":  {},
 	"api":                 {},

@@ -1,0 +1,465 @@
+// Package revoke knows which rights have been withdrawn: one list in this
+// process that every hit looks at, fed by a store where replicas meet or where
+// a restart finds it. It never sees a token, only digests of what tokens are
+// known by, and it never says active.
+//
+// # Decisions
+//
+// The list is a set that only grows, with expiry. Context: a store that lost
+// its data (a flush, a failover that dropped writes) must not give back what
+// was withdrawn. Choice: a record leaves by its end or by a deletion, which is
+// a record as well, and never because a store no longer has it; what is missing
+// there is written back. Merging is therefore the same in any order and any
+// number of times. Cost: a deletion has to be kept as long as what it deletes.
+//
+// What is added holds here at once, whatever the store says. Context: a write
+// whose answer was lost may have reached the others. Choice: Add tells whether
+// the record is durable, and where it isn't, the right is withdrawn in this
+// process all the same and written again until it is. Cost: a caller that is
+// told 503 may find the token inactive.
+//
+// Identities are unkeyed digests. Context: keyed ones would lose every
+// revocation at a change of keys. Choice: plain SHA-256 of kind, iss and value,
+// cut to 128 bits; stores seal what they are given. Cost: who can read this
+// process's memory can test guesses.
+//
+// Records have no pointers. Context: a million of them must not cost the
+// collector. Choice: rows in chunks, linked by number, and two maps from 16
+// bytes to 4. Measured with a million revoked tokens of two identities
+// (2026-11-25, 2 vCPU, Go 1.26.8; BenchmarkMillion, BenchmarkRevoked): 230 bytes
+// each, 5 ms for a forced collection, 95 ns for a look-up. Cost: the arithmetic
+// of links in index.
+package revoke
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/otel/metric"
+)
+
+// Why the list does not do what it is asked.
+var (
+	// ErrUnavailable says that the list is too old, or never was complete, so
+	// that it can't be told whether a token is revoked.
+	ErrUnavailable = errors.New("the list of revocations is not current")
+	// ErrNotDurable says that a record holds in this process, but may be lost.
+	ErrNotDurable = errors.New("the revocation is not durable")
+	// ErrNoStore says that nothing would keep a revocation.
+	ErrNoStore = errors.New("there is neither redis nor state.path to keep revocations")
+	// ErrFull says that max_entries are there.
+	ErrFull = errors.New("the list of revocations is full")
+	// ErrNotFound says that no live revocation has the name.
+	ErrNotFound = errors.New("there is no such revocation")
+)
+
+// Store keeps records beyond the process.
+type Store interface {
+	// Append keeps value under name until expires; nil means that it is
+	// durable. The same record may be appended again.
+	Append(ctx context.Context, name Name, value []byte, expires time.Time) error
+}
+
+// Options are what a List works with.
+type Options struct {
+	Config Config
+	// Shared is where replicas meet; nil means that there is only this one,
+	// and that what File holds is everything.
+	Shared Store
+	// File keeps the list over a restart; nil for none.
+	File Store
+	// Dropped, when set, is called after a record of DroppedKey was added.
+	Dropped func()
+	Log     *slog.Logger
+	Meter   metric.Meter
+	// Now is the wall clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// List is all revocations. It is safe for concurrent use.
+type List struct {
+	shared, file Store
+	dropped      func()
+	log          *slog.Logger
+	now          func() time.Time
+	cfg          atomic.Pointer[Config]
+
+	mu    sync.RWMutex
+	index *index
+	// counts lets a look-up pass without the lock.
+	tokens, broad atomic.Int64
+
+	// Reliance, by the monotonic clock since start.
+	start time.Time
+	held  atomic.Bool  // a complete list was read once, here or before a restart
+	asOf  atomic.Int64 // ns: all that the store had then is here
+
+	unsaved chan struct{} // wakes Run: there is something for File
+	pending map[Name]bool // under mu: not yet in File
+	metrics metrics
+}
+
+// New returns an empty List. Without a shared store it is complete, unless
+// Incomplete says otherwise; with one it is not until Current was called.
+func New(o Options) (*List, error) {
+	l := &List{
+		shared: o.Shared, file: o.File, dropped: o.Dropped, log: o.Log, now: o.Now,
+		index: newIndex(), start: time.Now(), unsaved: make(chan struct{}, 1), pending: map[Name]bool{},
+	}
+	if l.now == nil {
+		l.now = time.Now
+	}
+	if l.log == nil {
+		l.log = slog.New(slog.DiscardHandler)
+	}
+	l.Configure(o.Config)
+	if o.Shared == nil {
+		l.Complete()
+	}
+	var err error
+	l.metrics, err = newMetrics(o.Meter, l)
+	return l, err
+}
+
+// Configure takes over the settings of a reload.
+func (l *List) Configure(c Config) { l.cfg.Store(&c) }
+
+// always is the asOf of a list that has no feed to lose.
+const always = math.MaxInt64
+
+// Complete says that the list is whole and has no feed: there is nobody else.
+func (l *List) Complete() {
+	l.asOf.Store(always)
+	l.held.Store(true)
+}
+
+// Incomplete says that records may be missing and nobody can bring them: what
+// was kept has been damaged.
+func (l *List) Incomplete() {
+	l.held.Store(false)
+	l.asOf.Store(0)
+}
+
+// Current says that everything which the shared store had at t is here. It
+// never goes back.
+func (l *List) Current(t time.Time) {
+	if ns := int64(t.Sub(l.start)); ns > l.asOf.Load() {
+		l.asOf.Store(ns)
+	}
+	if !l.held.Swap(true) {
+		l.log.Info("the list of revocations is complete", "revocations", l.State().Entries)
+	}
+}
+
+// Held says whether a complete list was ever read.
+func (l *List) Held() bool { return l.held.Load() }
+
+// Revoked says whether a token that was issued at iat (0: it does not say) falls
+// under a revocation: token is its own identity, marks are the others, 16 bytes
+// each, zeros where it has none. The error is ErrUnavailable; it is returned
+// only for what is not known to be revoked.
+func (l *List) Revoked(now time.Time, iat int64, token ID, marks []byte) (bool, error) {
+	if l.tokens.Load()+l.broad.Load() > 0 && l.withdrawn(now.Unix(), iat, token, marks) {
+		return true, nil
+	}
+	if !l.reliable() {
+		return false, ErrUnavailable
+	}
+	return false, nil
+}
+
+func (l *List) withdrawn(now, iat int64, token ID, marks []byte) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.index.withdraws(token, iat, now) {
+		return true
+	}
+	for ; len(marks) >= len(ID{}); marks = marks[len(ID{}):] {
+		if id := ID(marks); id != (ID{}) && l.index.withdraws(id, iat, now) {
+			return true
+		}
+	}
+	return false
+}
+
+// reliable says whether the list may be answered from.
+func (l *List) reliable() bool {
+	if l.asOf.Load() == always {
+		return true
+	}
+	c := l.cfg.Load()
+	return c.OnOutage == Allow || l.held.Load() && l.lag() <= c.Grace
+}
+
+// lag is the time since the list was current.
+func (l *List) lag() time.Duration {
+	asOf := l.asOf.Load()
+	if asOf == always {
+		return 0
+	}
+	return max(0, time.Since(l.start)-time.Duration(asOf))
+}
+
+// Add withdraws what r says, at once in this process. An error is ErrNoStore
+// or ErrFull, and then nothing has happened, or wraps ErrNotDurable. What is
+// revoked already is made durable once more under its present name.
+func (l *List) Add(ctx context.Context, r Revocation) (Revocation, error) {
+	if err := r.check(); err != nil {
+		return r, err
+	}
+	store := l.durable()
+	if store == nil && r.Kind != DroppedKey {
+		return r, ErrNoStore
+	}
+	r, err := l.insert(r)
+	if err != nil {
+		return r, err
+	}
+	if r.Kind == DroppedKey && l.dropped != nil {
+		l.dropped()
+	}
+	if store == nil {
+		return r, nil // what no restart can bring back need not be kept
+	}
+	if err := store.Append(ctx, r.Name, encode(r), r.Expires); err != nil {
+		l.await(r.Name)
+		return r, fmt.Errorf("%w: %w", ErrNotDurable, err)
+	}
+	return r, nil
+}
+
+// durable is the store that has to have a record before it counts as kept.
+func (l *List) durable() Store {
+	if l.shared != nil {
+		return l.shared
+	}
+	return l.file
+}
+
+func (l *List) insert(r Revocation) (Revocation, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.now()
+	r.Created = now.UTC().Truncate(time.Second)
+	r.Expires = r.Expires.UTC().Truncate(time.Second)
+	if !r.NotBefore.IsZero() {
+		r.NotBefore = r.NotBefore.UTC().Truncate(time.Millisecond)
+	}
+	for n := l.index.byID[r.IDs[0]]; n != 0; n = l.index.after(n, r.IDs[0]) {
+		if same := l.index.read(n); same.covers(r) {
+			return same, nil
+		}
+	}
+	if l.index.len() >= l.cfg.Load().MaxEntries {
+		return r, ErrFull
+	}
+	_, _ = rand.Read(r.Name[:]) // never fails: crypto/rand
+	l.take(r)
+	return r, nil
+}
+
+// covers says whether r withdraws all that other does.
+func (r Revocation) covers(other Revocation) bool {
+	return r.Kind == other.Kind && slices.Equal(r.IDs, other.IDs) && !r.Expires.Before(other.Expires) &&
+		millis(r.NotBefore) >= millis(other.NotBefore)
+}
+
+// take inserts a record that is new, under the lock.
+func (l *List) take(r Revocation) bool {
+	if !l.index.insert(r) {
+		return false
+	}
+	if l.shared != nil { // else the file has it already, or will be asked first
+		l.wait(r.Name)
+	}
+	l.count()
+	return true
+}
+
+// wait has Run write a record to the file; it is called under the lock.
+func (l *List) wait(name Name) {
+	if l.file == nil {
+		return
+	}
+	l.pending[name] = true
+	select {
+	case l.unsaved <- struct{}{}:
+	default:
+	}
+}
+
+// await is wait without the lock, for a record that the file did not take.
+func (l *List) await(name Name) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wait(name)
+}
+
+func (l *List) count() {
+	broad := l.index.broad()
+	l.broad.Store(int64(broad))
+	l.tokens.Store(int64(l.index.live() - broad))
+}
+
+// Delete takes the revocation back, everywhere, once that is durable. An error
+// is ErrNotFound or ErrNoStore, or wraps ErrNotDurable: nothing has happened
+// then.
+func (l *List) Delete(ctx context.Context, name Name, by string) error {
+	l.mu.RLock()
+	n, there := l.index.byName[name]
+	var target Revocation
+	if there {
+		target = l.index.read(n)
+	}
+	l.mu.RUnlock()
+	if !there || target.Kind == deletion {
+		return ErrNotFound
+	}
+	store := l.durable()
+	if store == nil {
+		return ErrNoStore
+	}
+	sum := sha256.Sum256(append([]byte{byte(deletion)}, name[:]...))
+	d := Revocation{
+		Name: Name(sum[:]), Kind: deletion, IDs: []ID{name}, Issuer: target.Issuer, By: by,
+		Created: l.now().UTC().Truncate(time.Second), Expires: target.Expires,
+	}
+	if err := store.Append(ctx, d.Name, encode(d), d.Expires); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotDurable, err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.take(d)
+	return nil
+}
+
+// Merge takes a record that a store has. What is here, over or deleted changes
+// nothing. The error is ErrForeign for what a later release may have written,
+// any other for what nobody has.
+func (l *List) Merge(name Name, value []byte, expires time.Time) error {
+	r, err := decode(name, value, expires)
+	if err != nil {
+		return err
+	}
+	if r.Kind == currentAt || !l.now().Before(expires) {
+		return nil
+	}
+	if err := r.check(); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	added := l.take(r)
+	l.mu.Unlock()
+	if added && r.Kind == DroppedKey && l.dropped != nil {
+		l.dropped()
+	}
+	return nil
+}
+
+// DroppedKey is when a key of an issuer was last withdrawn, by its thumbprint;
+// the zero time for never.
+func (l *List) DroppedKey(iss string, thumbprint [32]byte) (at time.Time) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	now := l.now().Unix()
+	for w := range l.index.of(OfDroppedKey(iss, thumbprint)) {
+		if t := instant(w.notBefore); w.kind == DroppedKey && now < w.expires && t.After(at) {
+			at = t
+		}
+	}
+	return at
+}
+
+// OfDroppedKey is the identity of a record of DroppedKey.
+func OfDroppedKey(iss string, thumbprint [32]byte) ID {
+	return Of(DroppedKey, iss, string(thumbprint[:]))
+}
+
+// Each yields every live record as a store keeps it, deletions among them, in
+// no order. What is added meanwhile may be left out.
+func (l *List) Each(yield func(name Name, value []byte, expires time.Time) bool) {
+	now := l.now()
+	for r := range l.records() {
+		if now.Before(r.Expires) && !yield(r.Name, encode(r), r.Expires) {
+			return
+		}
+	}
+}
+
+// records yields all records, without holding the lock for long: a writer that
+// waits would hold up every look-up.
+func (l *List) records() func(yield func(Revocation) bool) {
+	const step = 512
+	return func(yield func(Revocation) bool) {
+		some := make([]Revocation, 0, step)
+		for from := int32(1); ; from += step {
+			some = some[:0]
+			l.mu.RLock()
+			end := min(from+step, l.index.rows)
+			for n := from; n < end; n++ {
+				if r := l.index.read(n); r.Kind != 0 {
+					some = append(some, r)
+				}
+			}
+			last := end == l.index.rows
+			l.mu.RUnlock()
+			for _, r := range some {
+				if !yield(r) {
+					return
+				}
+			}
+			if last {
+				return
+			}
+		}
+	}
+}
+
+// Len is how many records there are, deletions among them, those included
+// whose time is over but which nobody has swept yet.
+func (l *List) Len() int {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.index.len()
+}
+
+// Page returns at most limit live revocations in the order of their names,
+// those behind after, that keep says yes to.
+func (l *List) Page(after Name, limit int, keep func(Revocation) bool) []Revocation {
+	now := l.now()
+	var page []Revocation
+	byName := func(a, b Revocation) int { return slices.Compare(a.Name[:], b.Name[:]) }
+	for r := range l.records() {
+		if r.Kind == deletion || !now.Before(r.Expires) || slices.Compare(r.Name[:], after[:]) <= 0 || !keep(r) {
+			continue
+		}
+		page = append(page, r)
+		if len(page) >= 2*limit { // keeps a page of a million small
+			slices.SortFunc(page, byName)
+			page = page[:limit]
+		}
+	}
+	slices.SortFunc(page, byName)
+	return page[:min(limit, len(page))]
+}
+
+// Find returns the live revocation of a name.
+func (l *List) Find(name Name) (Revocation, bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	n, there := l.index.byName[name]
+	if !there {
+		return Revocation{}, false
+	}
+	r := l.index.read(n)
+	return r, r.Kind != deletion && l.now().Before(r.Expires)
+}

@@ -1,0 +1,606 @@
+package revoke_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"maps"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+
+	"introspectd/internal/revoke"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const iss = "https://idp.example"
+
+// shelf is a store in memory that can be made to fail.
+type shelf struct {
+	mu      sync.Mutex
+	records map[revoke.Name]record
+	err     error
+}
+
+type record struct {
+	value   []byte
+	expires time.Time
+}
+
+func (s *shelf) Append(_ context.Context, name revoke.Name, value []byte, expires time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return s.err
+	}
+	if s.records == nil {
+		s.records = map[revoke.Name]record{}
+	}
+	s.records[name] = record{slices.Clone(value), expires}
+	return nil
+}
+
+func (s *shelf) each(call func(revoke.Name, []byte, time.Time)) error {
+	s.mu.Lock()
+	records := maps.Clone(s.records)
+	s.mu.Unlock()
+	for name, r := range records {
+		call(name, r.value, r.expires)
+	}
+	return nil
+}
+
+func (s *shelf) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = err
+}
+
+func config() revoke.Config {
+	return revoke.Config{MaxDelay: time.Second, MaxEntries: 100, Grace: 5 * time.Minute, OnOutage: revoke.Deny}
+}
+
+func newList(t testing.TB, o revoke.Options) *revoke.List {
+	t.Helper()
+	if o.Config == (revoke.Config{}) {
+		o.Config = config()
+	}
+	l, err := revoke.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// token is what a test's token is known by.
+type token struct {
+	text, jti, sub, sid, client, kid string
+	key                              [32]byte
+	iat                              int64
+}
+
+func (k token) id() revoke.ID { return revoke.OfToken(sha256.Sum256([]byte(k.text))) }
+
+func (k token) marks() []byte {
+	marks := make([]byte, 0, 7*16)
+	add := func(id revoke.ID) { marks = append(marks, id[:]...) }
+	for _, m := range []struct {
+		kind  revoke.Kind
+		value string
+	}{{revoke.JTI, k.jti}, {revoke.Subject, k.sub}, {revoke.Session, k.sid}, {revoke.Client, k.client}, {revoke.KeyID, k.kid}} {
+		if m.value == "" {
+			add(revoke.ID{})
+		} else {
+			add(revoke.Of(m.kind, iss, m.value))
+		}
+	}
+	add(revoke.OfKey(iss, k.key))
+	add(revoke.Of(revoke.Issuer, iss, ""))
+	return marks
+}
+
+func revoked(t testing.TB, l *revoke.List, k token) bool {
+	t.Helper()
+	is, err := l.Revoked(time.Now(), k.iat, k.id(), k.marks())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return is
+}
+
+func by(kind revoke.Kind, value string, notBefore time.Time) revoke.Revocation {
+	return revoke.Revocation{
+		Kind: kind, IDs: []revoke.ID{revoke.Of(kind, iss, value)}, Issuer: iss, Value: value,
+		NotBefore: notBefore, Expires: time.Now().Add(time.Hour), By: "ops",
+	}
+}
+
+func add(t testing.TB, l *revoke.List, r revoke.Revocation) revoke.Revocation {
+	t.Helper()
+	r, err := l.Add(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestREV07RevocationsByEveryIdentity(t *testing.T) {
+	alice := token{text: "h.p", jti: "j", sub: "alice", sid: "s", client: "app", kid: "k1", key: [32]byte{1}, iat: 1000}
+	bob := token{text: "h.q", jti: "i", sub: "bob", sid: "r", client: "web", kid: "k2", key: [32]byte{2}, iat: 1000}
+	at := time.Unix(2000, 0)
+	for name, r := range map[string]revoke.Revocation{
+		"token":  {Kind: revoke.Token, IDs: []revoke.ID{alice.id(), revoke.Of(revoke.JTI, iss, "j")}, Expires: time.Now().Add(time.Hour)},
+		"jti":    by(revoke.JTI, "j", time.Time{}),
+		"sub":    by(revoke.Subject, "alice", at),
+		"sid":    by(revoke.Session, "s", at),
+		"client": by(revoke.Client, "app", at),
+		"kid":    by(revoke.KeyID, "k1", time.Time{}),
+		"key":    {Kind: revoke.KeyID, IDs: []revoke.ID{revoke.Of(revoke.KeyID, iss, "other name"), revoke.OfKey(iss, alice.key)}, Expires: time.Now().Add(time.Hour)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newList(t, revoke.Options{File: &shelf{}})
+			if revoked(t, l, alice) {
+				t.Fatal("revoked before")
+			}
+			add(t, l, r)
+			if !revoked(t, l, alice) || revoked(t, l, bob) {
+				t.Errorf("alice's token revoked: %v, bob's: %v", revoked(t, l, alice), revoked(t, l, bob))
+			}
+		})
+	}
+	t.Run("issuer", func(t *testing.T) {
+		l := newList(t, revoke.Options{File: &shelf{}})
+		add(t, l, by(revoke.Issuer, "", at))
+		if !revoked(t, l, alice) || !revoked(t, l, bob) {
+			t.Error("a token of the issuer is not revoked")
+		}
+	})
+}
+
+// iat has whole seconds: a token of the second in which the instant lies may
+// have been issued before it.
+func TestREV07NotBeforeSparesWhatCameAfter(t *testing.T) {
+	instant := time.Unix(1000, 500_000_000)
+	for iat, want := range map[int64]bool{0: true, 999: true, 1000: true, 1001: false, 5000: false} {
+		l := newList(t, revoke.Options{File: &shelf{}})
+		add(t, l, by(revoke.Subject, "alice", instant))
+		if got := revoked(t, l, token{text: "h.p", sub: "alice", iat: iat}); got != want {
+			t.Errorf("iat %d (0 is none), not before 1000.5: revoked %v, want %v", iat, got, want)
+		}
+	}
+}
+
+func TestARevocationEndsAndIsSwept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newList(t, revoke.Options{File: &shelf{}})
+		alice := token{text: "h.p", sub: "alice"}
+		r := by(revoke.Subject, "alice", time.Time{})
+		r.Expires = time.Now().Add(10 * time.Second)
+		add(t, l, r)
+		ctx, stop := context.WithCancel(t.Context())
+		var run sync.WaitGroup
+		run.Go(func() { l.Run(ctx) })
+		time.Sleep(9 * time.Second)
+		if !revoked(t, l, alice) {
+			t.Error("it ended early")
+		}
+		time.Sleep(time.Second)
+		if revoked(t, l, alice) {
+			t.Error("it did not end")
+		}
+		time.Sleep(3 * time.Second)
+		if n := l.Len(); n != 0 {
+			t.Errorf("%d records are left", n)
+		}
+		stop()
+		run.Wait()
+	})
+}
+
+func TestREV05NothingIsAnsweredThatIsNotDurable(t *testing.T) {
+	alice := token{text: "h.p", sub: "alice"}
+	t.Run("no store", func(t *testing.T) {
+		l := newList(t, revoke.Options{})
+		if _, err := l.Add(t.Context(), by(revoke.Subject, "alice", time.Time{})); !errors.Is(err, revoke.ErrNoStore) {
+			t.Errorf("got %v, want %v", err, revoke.ErrNoStore)
+		}
+		if revoked(t, l, alice) || l.Len() != 0 {
+			t.Error("something happened")
+		}
+	})
+	t.Run("a store that fails", func(t *testing.T) {
+		s := &shelf{}
+		s.fail(errors.New("full"))
+		l := newList(t, revoke.Options{File: s})
+		r, err := l.Add(t.Context(), by(revoke.Subject, "alice", time.Time{}))
+		if !errors.Is(err, revoke.ErrNotDurable) {
+			t.Errorf("got %v, want %v", err, revoke.ErrNotDurable)
+		}
+		if !revoked(t, l, alice) {
+			t.Error("it does not hold here")
+		}
+		if err := l.Delete(t.Context(), r.Name, "ops"); !errors.Is(err, revoke.ErrNotDurable) || !revoked(t, l, alice) {
+			t.Errorf("a deletion that is not durable took effect: %v", err)
+		}
+		s.fail(nil)
+		again, err := l.Add(t.Context(), by(revoke.Subject, "alice", time.Time{}))
+		if err != nil || again.Name != r.Name || l.Len() != 1 {
+			t.Errorf("the second try: %v, %d records", err, l.Len())
+		}
+	})
+}
+
+func TestBeyondMaxEntriesNothingIsEvicted(t *testing.T) {
+	l := newList(t, revoke.Options{File: &shelf{}})
+	for n := range 100 {
+		add(t, l, by(revoke.JTI, fmt.Sprint(n), time.Time{}))
+	}
+	if _, err := l.Add(t.Context(), by(revoke.JTI, "one more", time.Time{})); !errors.Is(err, revoke.ErrFull) {
+		t.Errorf("got %v, want %v", err, revoke.ErrFull)
+	}
+	add(t, l, by(revoke.JTI, "7", time.Time{})) // what is there already is no more
+	for n := range 100 {
+		if !revoked(t, l, token{text: "x", jti: fmt.Sprint(n)}) {
+			t.Errorf("%d was evicted", n)
+		}
+	}
+}
+
+func TestADeletionTakesBackOneRevocation(t *testing.T) {
+	s := &shelf{}
+	l := newList(t, revoke.Options{File: s})
+	alice := token{text: "h.p", sub: "alice", jti: "j"}
+	r := add(t, l, by(revoke.Subject, "alice", time.Time{}))
+	kept := add(t, l, by(revoke.JTI, "j", time.Time{}))
+	if err := l.Delete(t.Context(), r.Name, "ops"); err != nil {
+		t.Fatal(err)
+	}
+	if !revoked(t, l, alice) {
+		t.Error("the other revocation went too")
+	}
+	if err := l.Delete(t.Context(), kept.Name, "ops"); err != nil {
+		t.Fatal(err)
+	}
+	if revoked(t, l, alice) {
+		t.Error("it still holds")
+	}
+	if err := l.Delete(t.Context(), r.Name, "ops"); !errors.Is(err, revoke.ErrNotFound) {
+		t.Errorf("twice: got %v, want %v", err, revoke.ErrNotFound)
+	}
+	// A store that still has the deleted record brings nothing back.
+	other := newList(t, revoke.Options{File: &shelf{}})
+	for range 2 {
+		if err := s.each(func(name revoke.Name, value []byte, expires time.Time) {
+			for _, into := range []*revoke.List{l, other} {
+				if err := into.Merge(name, value, expires); err != nil {
+					t.Error(err)
+				}
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if revoked(t, l, alice) || revoked(t, other, alice) {
+		t.Error("a deleted revocation came back")
+	}
+	if r2 := add(t, l, by(revoke.Subject, "alice", time.Time{})); r2.Name == r.Name || !revoked(t, l, alice) {
+		t.Error("what was deleted can't be revoked anew")
+	}
+}
+
+// Replicas that merge the same records, in any order and any number of times,
+// come to the same list.
+func TestMergingIsTheSameInAnyOrder(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		s := &shelf{}
+		origin := newList(t, revoke.Options{File: s})
+		var names []revoke.Name
+		for range rapid.IntRange(1, 20).Draw(rt, "acts") {
+			if len(names) > 0 && rapid.Bool().Draw(rt, "delete") {
+				err := origin.Delete(t.Context(), names[rapid.IntRange(0, len(names)-1).Draw(rt, "which")], "ops")
+				if err != nil && !errors.Is(err, revoke.ErrNotFound) {
+					rt.Fatal(err)
+				}
+				continue
+			}
+			at := time.Unix(int64(rapid.IntRange(0, 5).Draw(rt, "not before")), 0)
+			r, err := origin.Add(t.Context(), by(revoke.Subject, fmt.Sprint(rapid.IntRange(0, 4).Draw(rt, "sub")), at))
+			if err != nil {
+				rt.Fatal(err)
+			}
+			names = append(names, r.Name)
+		}
+		stored := slices.Collect(maps.Keys(s.records))
+		slices.SortFunc(stored, func(a, b revoke.Name) int { return slices.Compare(a[:], b[:]) })
+		for range 3 {
+			replica := newList(t, revoke.Options{File: &shelf{}})
+			order := slices.Concat(rapid.Permutation(stored).Draw(rt, "order"), rapid.Permutation(stored).Draw(rt, "again"))
+			for _, name := range order {
+				if err := replica.Merge(name, s.records[name].value, s.records[name].expires); err != nil {
+					rt.Fatal(err)
+				}
+			}
+			for sub := range 5 {
+				for iat := range int64(6) {
+					k := token{text: "x", sub: fmt.Sprint(sub), iat: iat + 1}
+					if got, want := revoked(t, replica, k), revoked(t, origin, k); got != want {
+						rt.Fatalf("sub %d, iat %d: revoked %v, want %v as at the origin", sub, iat, got, want)
+					}
+				}
+			}
+		}
+	})
+}
+
+func TestAListThatIsNotCurrentIsReliedOnForGraceAlone(t *testing.T) {
+	alice, bob := token{text: "h.p", sub: "alice"}, token{text: "h.q", sub: "bob"}
+	ask := func(l *revoke.List, k token) string {
+		is, err := l.Revoked(time.Now(), 0, k.id(), k.marks())
+		return strings.TrimSpace(fmt.Sprintf("%v %v", is, errors.Is(err, revoke.ErrUnavailable)))
+	}
+	for _, outage := range []revoke.OnOutage{revoke.Deny, revoke.Allow} {
+		t.Run(string(outage), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := config()
+				c.OnOutage = outage
+				deny := outage == revoke.Deny
+				l := newList(t, revoke.Options{Config: c, Shared: &shelf{}})
+				add(t, l, by(revoke.Subject, "alice", time.Time{}))
+				check := func(when string, want bool) {
+					t.Helper()
+					if got := ask(l, bob); got != fmt.Sprintf("false %v", want) {
+						t.Errorf("%s: got (revoked, unavailable) %s, want unavailable %v", when, got, want)
+					}
+					if got := ask(l, alice); got != "true false" {
+						t.Errorf("%s: what is known to be revoked: got %s", when, got)
+					}
+					if got := l.State().Denies; got != want {
+						t.Errorf("%s: denies %v, want %v", when, got, want)
+					}
+				}
+				check("before a complete list was read", deny)
+				l.Current(time.Now())
+				check("complete", false)
+				if s := l.State(); !s.Current || s.Problem() != "" {
+					t.Errorf("complete: %+v", s)
+				}
+				time.Sleep(5 * time.Minute)
+				check("within grace", false)
+				if s := l.State(); s.Current || s.Lag != 5*time.Minute || s.Problem() == "" {
+					t.Errorf("within grace: %+v", s)
+				}
+				time.Sleep(time.Second)
+				check("after grace", deny)
+				l.Current(time.Now())
+				check("when the feed is back", false)
+			})
+		})
+	}
+}
+
+func TestAListFromAFileIsAsOldAsItSays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file := &shelf{}
+		before := newList(t, revoke.Options{Shared: &shelf{}, File: file})
+		add(t, before, by(revoke.Subject, "alice", time.Time{}))
+		before.Current(time.Now())
+		ctx, stop := context.WithCancel(t.Context())
+		stop()
+		before.Run(ctx) // writes what is left, and how old the list is
+
+		time.Sleep(3 * time.Minute)
+		after := newList(t, revoke.Options{Shared: &shelf{}, File: file})
+		if err := after.Load(file.each, false); err != nil {
+			t.Fatal(err)
+		}
+		if s := after.State(); !s.Complete || s.Current || s.Denies || s.Lag.Round(time.Second) != 3*time.Minute || s.Entries != 1 {
+			t.Errorf("three minutes later: %+v", s)
+		}
+		if !revoked(t, after, token{text: "h.p", sub: "alice"}) {
+			t.Error("the revocation is lost")
+		}
+		time.Sleep(2*time.Minute + time.Second)
+		if s := after.State(); !s.Denies {
+			t.Errorf("after grace: %+v", s)
+		}
+	})
+}
+
+func TestADamagedFileMakesAnIncompleteList(t *testing.T) {
+	l := newList(t, revoke.Options{File: &shelf{}})
+	if l.State().Denies {
+		t.Error("an embedded list is complete")
+	}
+	if err := l.Load((&shelf{}).each, true); err != nil {
+		t.Fatal(err)
+	}
+	if s := l.State(); !s.Denies || s.Complete {
+		t.Errorf("after damage: %+v", s)
+	}
+	l.Complete() // an operator looked at it
+	if s := l.State(); s.Denies || !s.Current {
+		t.Errorf("after the operator's word: %+v", s)
+	}
+	if err := l.Load(func(func(revoke.Name, []byte, time.Time)) error { return errors.New("unreadable") }, false); err == nil || !l.State().Denies {
+		t.Errorf("records that can't be read: %v, %+v", err, l.State())
+	}
+}
+
+func TestRecordsOfALaterReleaseAreForeign(t *testing.T) {
+	s := &shelf{}
+	l := newList(t, revoke.Options{File: s})
+	r := add(t, l, by(revoke.Subject, "alice", time.Now()))
+	value := s.records[r.Name].value
+	other := newList(t, revoke.Options{File: &shelf{}})
+	for name, c := range map[string]struct {
+		change  func([]byte) []byte
+		foreign bool
+	}{
+		"another version": {func(b []byte) []byte { b[0]++; return b }, true},
+		"another kind":    {func(b []byte) []byte { b[1] = 200; return b }, true},
+		"no kind":         {func(b []byte) []byte { b[1] = 0; return b }, true},
+		"cut":             {func(b []byte) []byte { return b[:len(b)-1] }, false},
+		"longer":          {func(b []byte) []byte { return append(b, 0) }, false},
+		"empty":           {func([]byte) []byte { return nil }, false},
+		"no identity":     {func(b []byte) []byte { b[2] = 0; return b }, false},
+	} {
+		err := other.Merge(r.Name, c.change(slices.Clone(value)), r.Expires)
+		if err == nil || errors.Is(err, revoke.ErrForeign) != c.foreign {
+			t.Errorf("%s: got %v, want foreign %v", name, err, c.foreign)
+		}
+	}
+	if other.Len() != 0 {
+		t.Error("something was taken")
+	}
+}
+
+func TestEachReturnsWhatMergeTakes(t *testing.T) {
+	l := newList(t, revoke.Options{File: &shelf{}})
+	add(t, l, by(revoke.Subject, "alice", time.UnixMilli(1_700_000_000_123)))
+	gone := add(t, l, by(revoke.JTI, "j", time.Time{}))
+	add(t, l, revoke.Revocation{
+		Kind: revoke.Token, IDs: []revoke.ID{{1}, {2}}, Issuer: iss, Expires: time.Now().Add(time.Hour), By: "app",
+	})
+	if err := l.Delete(t.Context(), gone.Name, "ops"); err != nil {
+		t.Fatal(err)
+	}
+	other := newList(t, revoke.Options{File: &shelf{}})
+	l.Each(func(name revoke.Name, value []byte, expires time.Time) bool {
+		if err := other.Merge(name, value, expires); err != nil {
+			t.Error(err)
+		}
+		return true
+	})
+	all := func(revoke.Revocation) bool { return true }
+	got, want := other.Page(revoke.Name{}, 100, all), l.Page(revoke.Name{}, 100, all)
+	if len(want) != 2 || fmt.Sprint(got) != fmt.Sprint(want) || other.Len() != 3 {
+		t.Errorf("got %v\nwant %v", got, want)
+	}
+	var paged []revoke.Revocation
+	for after := (revoke.Name{}); ; {
+		page := l.Page(after, 1, all)
+		if len(page) == 0 {
+			break
+		}
+		paged, after = append(paged, page...), page[0].Name
+	}
+	if fmt.Sprint(paged) != fmt.Sprint(want) {
+		t.Errorf("page by page: got %v\nwant %v", paged, want)
+	}
+}
+
+func TestADroppedKeyIsTold(t *testing.T) {
+	told := 0
+	l := newList(t, revoke.Options{Dropped: func() { told++ }}) // also where nothing is durable
+	thumbprint := [32]byte{7}
+	at := time.Now().UTC().Truncate(time.Millisecond)
+	add(t, l, revoke.Revocation{
+		Kind: revoke.DroppedKey, IDs: []revoke.ID{revoke.OfDroppedKey(iss, thumbprint)}, Issuer: iss, NotBefore: at, Expires: at.Add(time.Hour),
+	})
+	if got := l.DroppedKey(iss, thumbprint); !got.Equal(at) || told != 1 {
+		t.Errorf("got %s, told %d times, want %s", got, told, at)
+	}
+	if got := l.DroppedKey("https://other.example", thumbprint); !got.IsZero() {
+		t.Errorf("another issuer's: %s", got)
+	}
+	if revoked(t, l, token{text: "h.p", key: thumbprint}) {
+		t.Error("a dropped key withdraws tokens by itself")
+	}
+}
+
+func TestReadersAndWritersMeet(t *testing.T) {
+	l := newList(t, revoke.Options{File: &shelf{}, Config: revoke.Config{MaxDelay: time.Second, MaxEntries: 1 << 20, Grace: time.Minute, OnOutage: revoke.Deny}})
+	var all sync.WaitGroup
+	for worker := range 4 {
+		all.Go(func() {
+			for n := range 300 {
+				r, err := l.Add(t.Context(), by(revoke.JTI, fmt.Sprint(worker, n), time.Time{}))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if n%3 == 0 {
+					if err := l.Delete(t.Context(), r.Name, "ops"); err != nil {
+						t.Error(err)
+					}
+				}
+				if is, err := l.Revoked(time.Now(), 0, revoke.ID{9}, token{text: "x", jti: fmt.Sprint(worker, n)}.marks()); err != nil || is != (n%3 != 0) {
+					t.Errorf("%d: revoked %v, %v", n, is, err)
+				}
+			}
+		})
+		all.Go(func() {
+			for range 20 {
+				l.Page(revoke.Name{}, 10, func(revoke.Revocation) bool { return true })
+			}
+		})
+	}
+	all.Wait()
+}
+
+func BenchmarkRevoked(b *testing.B) {
+	k := token{text: "h.p", jti: "j", sub: "alice", sid: "s", client: "app", kid: "k"}
+	id, marks, now := k.id(), k.marks(), time.Now()
+	for _, entries := range []int{0, 1, 1_000_000} {
+		b.Run(fmt.Sprintf("%d entries", entries), func(b *testing.B) {
+			l := newList(b, revoke.Options{File: &shelf{}, Config: revoke.Config{MaxEntries: 1 << 30, OnOutage: revoke.Deny}})
+			fill(b, l, entries)
+			b.ReportAllocs()
+			for b.Loop() {
+				if is, err := l.Revoked(now, 0, id, marks); is || err != nil {
+					b.Fatal(is, err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkMillion tells the memory of a revoked token.
+func BenchmarkMillion(b *testing.B) {
+	for b.Loop() {
+		l := newList(b, revoke.Options{Config: revoke.Config{MaxEntries: 1 << 30, OnOutage: revoke.Deny}, Shared: &shelf{}})
+		before := heap()
+		fill(b, l, 1_000_000)
+		b.ReportMetric(float64(heap()-before)/1e6, "B/revocation")
+		start := time.Now()
+		runtime.GC()
+		b.ReportMetric(float64(time.Since(start).Microseconds())/1000, "ms/GC")
+		runtime.KeepAlive(l)
+	}
+}
+
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// fill merges so many revoked tokens, each by two identities.
+func fill(tb testing.TB, l *revoke.List, entries int) {
+	s := &shelf{}
+	one := newList(tb, revoke.Options{File: s})
+	r, err := one.Add(context.Background(), revoke.Revocation{
+		Kind: revoke.Token, IDs: []revoke.ID{{1}, {2}}, Issuer: iss, Expires: time.Now().Add(time.Hour), By: "app",
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	value := s.records[r.Name].value
+	for n := range entries {
+		sum := sha256.Sum256(fmt.Append(nil, n))
+		copy(value[19:], sum[:])
+		if err := l.Merge(revoke.Name(sum[:]), value, r.Expires); err != nil {
+			tb.Fatal(err)
+		}
+	}
+}
