@@ -216,6 +216,21 @@ func (x *index) read(n int32) Revocation {
 	return r
 }
 
+// current counts what is not over among count rows from `from` on, and returns
+// where to go on; 0 when all was seen.
+func (x *index) current(from, count int32, now int64) (live int, next int32) {
+	end := min(from+count, x.rows)
+	for n := from; n < end; n++ {
+		if w := x.row(n); w.kind != 0 && now < w.expires {
+			live++
+		}
+	}
+	if end == x.rows {
+		return live, 0
+	}
+	return live, end
+}
+
 // sweep takes out what is over among count rows from `from` on, and returns
 // where to go on; 0 when all was seen.
 func (x *index) sweep(from, count int32, now int64) int32 {

@@ -424,12 +424,17 @@ func (l *List) records() func(yield func(Revocation) bool) {
 	}
 }
 
-// Len is how many records there are, deletions among them, those included
-// whose time is over but which nobody has swept yet.
-func (l *List) Len() int {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	return l.index.len()
+// Live is how many records, deletions among them, are not over at now.
+func (l *List) Live(now time.Time) int {
+	live, at := 0, now.Unix()
+	for from := int32(1); from != 0; {
+		l.mu.RLock()
+		var n int
+		n, from = l.index.current(from, sweepRows, at)
+		l.mu.RUnlock()
+		live += n
+	}
+	return live
 }
 
 // Page returns at most limit live revocations in the order of their names,
