@@ -19,7 +19,10 @@ var allowed = map[string][]string{
 		"api", "internal/callers", "internal/config", "internal/devissuer", "internal/filestore", "internal/httpapi", "internal/introspect",
 		"internal/jwks", "internal/listen", "internal/memstore", "internal/telemetry", "internal/verify",
 	},
-	"internal/config":     {"internal/callers", "internal/filestore", "internal/httpapi", "internal/introspect", "internal/listen", "internal/telemetry"},
+	"internal/config": {
+		"internal/callers", "internal/filestore", "internal/httpapi", "internal/introspect", "internal/listen", "internal/revoke",
+		"internal/telemetry",
+	},
 	"internal/httpapi":    {"internal/callers", "internal/claims", "internal/introspect", "internal/verify"},
 	"internal/introspect": {"internal/claims", "internal/transform", "internal/verify"},
 	"internal/verify":     {"internal/claims", "internal/jwks"},
