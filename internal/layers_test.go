@@ -21,7 +21,7 @@ var allowed = map[string][]string{
 	},
 	"internal/config":     {"internal/callers", "internal/filestore", "internal/httpapi", "internal/introspect", "internal/listen", "internal/telemetry"},
 	"internal/httpapi":    {"internal/callers", "internal/claims", "internal/introspect", "internal/verify"},
-	"internal/introspect": {"internal/claims", "internal/transform", "internal/verify"},
+	"internal/introspect": {"internal/claims", "internal/revoke", "internal/transform", "internal/verify"},
 	"internal/verify":     {"internal/claims", "internal/jwks"},
 	"internal/transform":  {"internal/claims"},
 	"internal/callers":    {},
