@@ -24,7 +24,7 @@ var allowed = map[string][]string{
 		"internal/telemetry",
 	},
 	"internal/httpapi":    {"internal/callers", "internal/claims", "internal/introspect", "internal/verify"},
-	"internal/introspect": {"internal/claims", "internal/transform", "internal/verify"},
+	"internal/introspect": {"internal/claims", "internal/revoke", "internal/transform", "internal/verify"},
 	"internal/verify":     {"internal/claims", "internal/jwks"},
 	"internal/transform":  {"internal/claims"},
 	"internal/callers":    {},

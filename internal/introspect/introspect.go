@@ -15,11 +15,18 @@
 // while the set is the same. A new key costs nothing, a removed one ends
 // exactly what it signed.
 //
+// What is remembered is what would hold without revocations. Whether a token is
+// revoked is looked up on each request, by what it was signed with and never by
+// what a map made of it, so that a revocation acts at once and so does its
+// deletion. Cost: the identities of a token are digested once, at its first
+// sight, and lie beside each remembered active verdict: 112 bytes.
+//
 // Only what cost a signature check is remembered. All else is cheaper to judge
 // again than to keep, and garbage can't fill a store that it never enters.
 package introspect
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -34,6 +41,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"golang.org/x/sync/singleflight"
 
+	"introspectd/internal/revoke"
 	"introspectd/internal/transform"
 	"introspectd/internal/verify"
 )
@@ -63,6 +71,10 @@ type issuer struct {
 	verify      *verify.Issuer
 	rules       *transform.Rules
 	fingerprint [sha256.Size]byte
+	iss         string
+	identity    revoke.ID     // of all its tokens
+	maxLifetime time.Duration // 0: no bound
+	maxStale    time.Duration // of its keys
 }
 
 // Options are what an Introspector works with.
@@ -73,7 +85,9 @@ type Options struct {
 	// DigestKey keys the digests that tokens are remembered under; the same
 	// for as long as Store is. Empty means a random one.
 	DigestKey []byte
-	Meter     metric.Meter
+	// Revocations is what has been withdrawn; nil means that nothing ever is.
+	Revocations *revoke.List
+	Meter       metric.Meter
 	// Now is the clock that dates are held against; nil means time.Now.
 	Now func() time.Time
 }
@@ -83,8 +97,10 @@ type Introspector struct {
 	verifier      *verify.Verifier
 	byVerifier    map[*verify.Issuer]*issuer
 	byFingerprint map[[sha256.Size]byte]*issuer
+	byName        map[string]*issuer
 	limits        VerdictsConfig
 	store         Cache
+	revocations   *revoke.List
 	flights       singleflight.Group
 	macs          sync.Pool
 	now           func() time.Time
@@ -96,8 +112,10 @@ func New(issuers []Issuer, o Options) (*Introspector, error) {
 	in := &Introspector{
 		byVerifier:    make(map[*verify.Issuer]*issuer, len(issuers)),
 		byFingerprint: make(map[[sha256.Size]byte]*issuer, len(issuers)),
+		byName:        make(map[string]*issuer, len(issuers)),
 		limits:        o.Cache.Verdicts,
 		store:         o.Store,
+		revocations:   o.Revocations,
 		now:           o.Now,
 	}
 	if in.now == nil {
@@ -105,12 +123,11 @@ func New(issuers []Issuer, o Options) (*Introspector, error) {
 	}
 	var verifiers []*verify.Issuer
 	for _, row := range issuers {
-		fingerprint, err := fingerprintOf(row.Config)
+		i, err := newIssuer(row)
 		if err != nil {
 			return nil, err
 		}
-		i := &issuer{verify: row.Verifier, rules: transform.New(row.Config.Claims), fingerprint: fingerprint}
-		in.byVerifier[i.verify], in.byFingerprint[fingerprint] = i, i
+		in.byVerifier[i.verify], in.byFingerprint[i.fingerprint], in.byName[i.verify.Name()] = i, i, i
 		verifiers = append(verifiers, row.Verifier)
 	}
 	var err error
@@ -124,6 +141,16 @@ func New(issuers []Issuer, o Options) (*Introspector, error) {
 	in.macs.New = func() any { return &mac{hash: hmac.New(sha256.New, key)} }
 	in.metrics, err = newMetrics(o.Meter)
 	return in, err
+}
+
+func newIssuer(row Issuer) (*issuer, error) {
+	c := row.Config
+	fingerprint, err := fingerprintOf(c)
+	return &issuer{
+		verify: row.Verifier, rules: transform.New(c.Claims), fingerprint: fingerprint,
+		iss: c.Issuer, identity: revoke.Of(revoke.Issuer, c.Issuer, ""),
+		maxLifetime: c.MaxLifetime, maxStale: cmp.Or(c.Keys.MaxStale, 24*time.Hour), // as jwks.New
+	}, err
 }
 
 // NewDigestKey returns a random key for Options.DigestKey.
@@ -144,7 +171,8 @@ func fingerprintOf(c IssuerConfig) (sum [sha256.Size]byte, err error) {
 }
 
 // Introspect judges token. An error means that we could not tell, and then the
-// answer names only the issuer that could not be asked.
+// answer names only the token and its issuer: the keys of the issuer, or the
+// list of revocations, can't be relied on (see Unavailable).
 func (in *Introspector) Introspect(ctx context.Context, token string) (Answer, error) {
 	start := time.Now()
 	if !verify.WellSpelled(token) {
@@ -153,7 +181,7 @@ func (in *Introspector) Introspect(ctx context.Context, token string) (Answer, e
 	key := in.digest(token)
 	if a, ok := in.recall(ctx, key); ok {
 		in.metrics.hit(ctx, time.Since(start))
-		return a, nil
+		return in.unrevoked(a, in.now())
 	}
 	// The shared work must not die with the first of those who wait for it;
 	// its one wait, for keys, has a limit of its own.
@@ -164,7 +192,10 @@ func (in *Introspector) Introspect(ctx context.Context, token string) (Answer, e
 		return in.judge(context.WithoutCancel(ctx), token, key)
 	})
 	in.metrics.miss(ctx, time.Since(start))
-	return shared.(Answer), err
+	if err != nil {
+		return shared.(Answer), err
+	}
+	return in.unrevoked(shared.(Answer), in.now())
 }
 
 // judge verifies token, renders its answer and remembers it.
@@ -198,6 +229,7 @@ func (in *Introspector) answer(ctx context.Context, token string, v verify.Verdi
 				in.metrics.dropped(ctx, i.verify.Name(), name, 1)
 			}
 			if len(doc.body) <= maxBody {
+				e.marks = marksOf(i, v, meaning.ClientID)
 				return in.active(i, e, v, doc, now)
 			}
 		}

@@ -23,6 +23,7 @@ import (
 	"introspectd/internal/introspect"
 	"introspectd/internal/jwks"
 	"introspectd/internal/memstore"
+	"introspectd/internal/revoke"
 	"introspectd/internal/transform"
 	"introspectd/internal/verify"
 )
@@ -39,6 +40,7 @@ type fixture struct {
 	store *counted
 	key   []byte
 	now   atomic.Int64
+	list  *revoke.List // nil for none
 }
 
 // counted is the process's store with its uses counted.
@@ -102,10 +104,14 @@ func (f *fixture) introspector(change func(*introspect.IssuerConfig)) *introspec
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	in, err := introspect.New([]introspect.Issuer{{Config: c, Verifier: verify.NewIssuer(c.Config, keys)}}, introspect.Options{
-		Cache: introspect.CacheConfig{Verdicts: introspect.VerdictsConfig{TTL: 5 * time.Minute, InactiveTTL: 10 * time.Second}},
-		Store: f.store, DigestKey: f.key, Meter: noop.Meter{}, Now: f.clock,
-	})
+	o := introspect.Options{
+		Cache:     introspect.CacheConfig{Verdicts: introspect.VerdictsConfig{TTL: 5 * time.Minute, InactiveTTL: 10 * time.Second}},
+		DigestKey: f.key, Meter: noop.Meter{}, Now: f.clock, Revocations: f.list,
+	}
+	if f.store != nil {
+		o.Store = f.store
+	}
+	in, err := introspect.New([]introspect.Issuer{{Config: c, Verifier: verify.NewIssuer(c.Config, keys)}}, o)
 	if err != nil {
 		f.t.Fatal(err)
 	}
