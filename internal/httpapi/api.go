@@ -77,6 +77,7 @@ func New(o Options) *API {
 	a.engine.POST("/introspect", a.observed("/introspect", a.introspect))
 	a.engine.POST("/oauth2/introspect", a.observed("/oauth2/introspect", a.introspect))
 	a.engine.POST("/transform", a.observed("/transform", a.transform))
+	a.engine.POST("/revoke", a.observed("/revoke", a.revoke))
 	unreported := a.engine.Group("", a.observer.guard)
 	unreported.GET("/livez", livez)
 	unreported.GET("/readyz", readyz(a.ready, false))

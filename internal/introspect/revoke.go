@@ -129,12 +129,14 @@ type Candidate struct {
 func (c Candidate) Revocable() bool { return c.genuine.active }
 
 // Candidate judges token for its revocation, past everything remembered. The
-// error means that its issuer's keys can't be had.
+// error means that its issuer's keys can't be had, and then Answer names only
+// the token and its issuer.
 func (in *Introspector) Candidate(ctx context.Context, token string) (Candidate, error) {
 	now := in.now()
 	v, err := in.verifier.Verify(ctx, token, now)
+	unjudged := Candidate{Answer: Answer{issuer: in.byVerifier[v.Issuer], input: verify.SigningInput(token)}}
 	if err != nil {
-		return Candidate{}, err
+		return unjudged, err
 	}
 	genuine, _, _ := in.answer(ctx, token, v, now)
 	c := Candidate{Answer: genuine, genuine: genuine}
@@ -143,7 +145,7 @@ func (in *Introspector) Candidate(ctx context.Context, token string) (Candidate,
 		// its beginning never becomes that.
 		begins := v.Issuer.Begins(v.NotBefore, v.IssuedAt)
 		if v, err = in.verifier.Verify(ctx, token, begins); err != nil {
-			return Candidate{}, err
+			return unjudged, err
 		}
 		c.genuine, _, _ = in.answer(ctx, token, v, begins)
 	}
