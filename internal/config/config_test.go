@@ -77,6 +77,7 @@ func TestDefaultsHoldWhereNothingIsWritten(t *testing.T) {
 		{"issuers[0].claims.scope", c.Issuers[0].Claims.Scope, []string{"scope", "scp"}},
 		{"state.path", c.State.Path, ""},
 		{"cache.verdicts.size", int64(c.Cache.Verdicts.Size), int64(128 << 20)},
+		{"cache.verdicts.shared", string(c.Cache.Verdicts.Shared), "auto"},
 		{"telemetry.traces.sample", c.Telemetry.Traces.Sample, 0.01},
 	} {
 		if diff := cmp.Diff(check.want, check.got); diff != "" {
