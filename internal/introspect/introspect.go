@@ -32,14 +32,14 @@
 // nothing, which a rollout shows as verifications.
 //
 // Whether asking the others is worth its while is measured, not configured: a
-// round trip costs more than an RS256 check on most networks, and less than one
-// of ES512 on all. The time of good tokens is kept by the text of their header,
-// which names algorithm and key before anything is decoded, and which nobody
-// can choose who has no good token. A token with a header that no good one has
-// had yet is read before others are asked (`always`), or verified (`auto`), so
-// that garbage stays here. Cost: the first token of each key is verified in each
-// replica, and one in 32 afterwards, and a look-up each second keeps the
-// measurement of an idle way.
+// round trip costs more than an RS256 check on most networks, and less than an
+// ES512 one. The time of good tokens is kept by the text of their header, which
+// names algorithm and key before anything is decoded; good tokens alone add to
+// it. A token whose header is not there is read before others are asked
+// (`always`), or verified (`auto`), so that garbage stays here. Cost: garbage
+// under the header of good tokens costs a look-up where those do; the first
+// token of each key is verified in each replica, and one in 32 afterwards; and
+// a look-up each second keeps the measurement of an idle way.
 //
 // Only what cost a signature check is remembered. All else is cheaper to judge
 // again than to keep, and garbage can't fill a store that it never enters.
@@ -103,7 +103,8 @@ type Options struct {
 	Cache CacheConfig
 	// Store remembers verdicts; nil means that none are.
 	Store Cache
-	// Shared is where replicas find each other's verdicts; nil means nowhere.
+	// Shared is where replicas find each other's verdicts; nil means nowhere. Its
+	// Put must not wait, and its Get not for long. Run measures the way to it.
 	Shared Cache
 	// DigestKey keys the digests that tokens are remembered under; the same
 	// for as long as Store is, and wherever Shared is. Empty means a random one.
@@ -209,8 +210,8 @@ func (in *Introspector) Introspect(ctx context.Context, token string) (Answer, e
 		in.metrics.judged(ctx, pathHit, time.Since(start))
 		return in.unrevoked(a, in.now())
 	}
-	// The shared work must not die with the first of those who wait for it;
-	// its one wait, for keys, has a limit of its own.
+	// The shared work must not die with the first of those who wait for it; its
+	// waits, for keys and for other replicas, have limits of their own.
 	flown, err, _ := in.flights.Do(string(key[:]), func() (any, error) {
 		if a, ok := in.recall(ctx, key); ok {
 			return landed{a, pathVerified}, nil // another flight landed between our look and this one
@@ -253,12 +254,13 @@ func (in *Introspector) judge(ctx context.Context, token string, key Key) (lande
 		return landed{Answer{issuer: in.byVerifier[verdict.Issuer], input: verify.SigningInput(token)}, pathVerified}, err
 	}
 	a, entry, lifetime := in.answer(ctx, token, verdict, now)
-	if a.active {
-		in.shared.verified(head, time.Since(start))
-		in.shared.put(ctx, key, entry, lifetime)
-	}
+	took := time.Since(start)
 	if entry != nil {
 		in.remember(ctx, key, entry, lifetime, !a.active)
+	}
+	if a.active {
+		in.shared.verified(head, took)
+		in.shared.put(ctx, key, entry, lifetime)
 	}
 	return landed{a, pathVerified}, nil
 }
