@@ -78,6 +78,7 @@ func TestDefaultsHoldWhereNothingIsWritten(t *testing.T) {
 		{"state.path", c.State.Path, ""},
 		{"revocation", fmt.Sprintf("%+v", c.Revocation), "{MaxDelay:1s MaxEntries:2000000 RequireExisting:false Grace:5m0s OnOutage:deny}"},
 		{"cache.verdicts.size", int64(c.Cache.Verdicts.Size), int64(128 << 20)},
+		{"cache.verdicts.shared", string(c.Cache.Verdicts.Shared), "auto"},
 		{"telemetry.traces.sample", c.Telemetry.Traces.Sample, 0.01},
 	} {
 		if diff := cmp.Diff(check.want, check.got); diff != "" {

@@ -90,6 +90,7 @@ func TestFaults(t *testing.T) {
 		{name: "a list as a section", body: corp + "server: []\n", want: "c.yaml:5:1: server: expected keys with values, got a list"},
 		{name: "a section as a list", body: "issuers:\n  name: corp\n", want: "c.yaml:1:1: issuers: expected a list, got keys with values"},
 		{name: "an entry that is empty", body: corp + "server:\n  admin_hosts:\n    - a\n    -\n", want: "c.yaml:8:6: server.admin_hosts[1]: expected a text, got nothing"},
+		{name: "a word for sharing that is none", body: corp + "cache: {verdicts: {shared: sometimes}}\n", want: `c.yaml:5:20: cache.verdicts.shared: expected one of auto, always, never, got "sometimes"`},
 		{name: "a word that is none of a closed set", body: corp + "telemetry: {log: {level: loud}}\n", want: `c.yaml:5:19: telemetry.log.level: expected one of debug, info, warn, error, got "loud"`},
 		{name: "a network with host bits", body: corp + "auth: {allow_from: [10.0.0.0/8, 10.1.2.3/8]}\n", want: `c.yaml:5:33: auth.allow_from[1]: expected a network without host bits such as 10.0.0.0/8, got "10.1.2.3/8"`},
 		{name: "a network as keys", body: corp + "auth: {allow_from: [{unix: true}]}\n", want: "c.yaml:5:21: auth.allow_from[0]: expected a text, got keys with values"},
@@ -127,7 +128,6 @@ func TestFaults(t *testing.T) {
 			want: "c.yaml:5:1: redis: not built yet: Redis\n" +
 				"c.yaml:6:1: errors: not built yet: error bodies in the form of WSO2\nc.yaml:7:1: profiles: not built yet: named outputs of /transform\nc.yaml:8:1: signing: not built yet: our own signing keys",
 		},
-		{name: "cache.verdicts.shared", body: corp + "cache: {verdicts: {shared: never}}\n", want: "c.yaml:5:20: cache.verdicts.shared: not built yet: remembered verdicts in Redis"},
 		{
 			name: "keys of a caller", body: corp + "callers:\n  - id: a\n    secrets: [{sha256: " + digest + "}]\n    may: [introspect]\n    any_audience: true\n    profiles: []\n",
 			want: "c.yaml:10:5: callers[0].profiles: not built yet: named outputs of /transform",

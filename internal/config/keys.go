@@ -71,7 +71,6 @@ func isUnmarshaler(t reflect.Type) bool {
 func later(key string) (string, bool) {
 	purpose, ok := map[string]string{
 		"auth.cacheable":                         "Cache-Control on the answers of /auth",
-		"cache.verdicts.shared":                  "remembered verdicts in Redis",
 		"callers[].profiles":                     "named outputs of /transform",
 		"errors":                                 "error bodies in the form of WSO2",
 		"issuers[].claims.preset":                "ready-made claim mappings",

@@ -7,8 +7,10 @@ import (
 	"introspectd/internal/verify"
 )
 
-// entryVersion changes with the layout below and with the rendering of
-// answers: an entry of another version is a miss.
+// entryVersion changes with the layout below, with the rendering of answers, and
+// with what is refused: an entry of another version is a miss. Where the layout
+// alone changes, the version before is still read, because replicas of that
+// release go on writing it during a rollout.
 const entryVersion = 2
 
 // entryHead is what a remembered verdict says of itself.
