@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -26,6 +27,7 @@ import (
 	"introspectd/api"
 	"introspectd/internal/callers"
 	"introspectd/internal/httpapi"
+	"introspectd/internal/revoke"
 )
 
 // described is the description, loaded and found sound.
@@ -86,6 +88,10 @@ func (r request) asIdle() request {
 	return r.with("Authorization", "Basic aWRsZTpjb3JyZWN0LWhvcnNlLWJhdHRlcnktc3RhcGxl")
 }
 
+func (r request) asOwner() request {
+	return r.with("Authorization", "Basic b3duZXI6Y29ycmVjdC1ob3JzZS1iYXR0ZXJ5LXN0YXBsZQ==")
+}
+
 func get(target string) request { return request{method: http.MethodGet, target: target} }
 
 func post(target string) request { return request{method: http.MethodPost, target: target} }
@@ -108,7 +114,12 @@ func jsonBody(target, body string) request {
 }
 
 // tokens are what the rows ask about.
-type tokens struct{ good, narrow, expired, bound, away string }
+type tokens struct {
+	good, narrow, expired, bound, away string
+	foreign                            string // of a client that nobody has as its own
+	revoked                            string // in the usual world
+	taken, kept                        string // ids of revocations: in the usual world, and where the store takes nothing more
+}
 
 // rows is a request for every status of every operation.
 func rows(t tokens) []row {
@@ -152,7 +163,9 @@ func rows(t tokens) []row {
 
 		{name: "refreshed", operation: "POST /issuers/{name}/refresh", status: 200, admin: true, request: post("/issuers/corp/refresh").asApp()},
 		{name: "refreshed, with a body of JSON", operation: "POST /issuers/{name}/refresh", status: 200, admin: true, request: jsonBody("/issuers/corp/refresh", "{}").asApp()},
-		{name: "refresh with a parameter", operation: "POST /issuers/{name}/refresh", status: 400, admin: true, request: post("/issuers/corp/refresh?drop=true").asApp()},
+		{name: "refreshed, with nothing left of before", operation: "POST /issuers/{name}/refresh", status: 200, admin: true, request: post("/issuers/corp/refresh?drop=true").asApp()},
+		{name: "refresh with another parameter", operation: "POST /issuers/{name}/refresh", status: 400, admin: true, request: post("/issuers/corp/refresh?drop=1").asApp()},
+		{name: "refresh that others may not know of", operation: "POST /issuers/{name}/refresh", status: 503, world: "forgetful", admin: true, request: post("/issuers/corp/refresh?drop=true").asApp()},
 		{name: "refresh by a form", operation: "POST /issuers/{name}/refresh", status: 415, admin: true, request: form("/issuers/corp/refresh", "x", "y").asApp()},
 		{name: "refresh is an act", operation: "POST /issuers/{name}/refresh", status: 405, admin: true, request: get("/issuers/corp/refresh").asApp()},
 		{name: "refresh of no issuer", operation: "POST /issuers/{name}/refresh", status: 404, admin: true, request: post("/issuers/nobody/refresh").asApp()},
@@ -166,6 +179,9 @@ func rows(t tokens) []row {
 		{name: "explain too large", operation: "POST /explain", status: 413, admin: true, request: jsonBody("/explain", `{"token":"`+large+`"}`).asApp()},
 		{name: "explain takes no form", operation: "POST /explain", status: 415, admin: true, request: form("/explain", "token", t.good).asApp()},
 
+		{name: "not ready, for want of revocations", operation: "GET /readyz", status: 503, world: "untold", request: get("/readyz")},
+		{name: "not ready, for want of revocations, told", operation: "GET /readyz", status: 503, world: "untold", admin: true, request: get("/readyz?verbose")},
+
 		{name: "a profile", operation: "GET /debug/pprof/{profile}", status: 200, admin: true, request: get("/debug/pprof/heap").asApp()},
 		{name: "profiles are off", operation: "GET /debug/pprof/{profile}", status: 404, world: "closed", admin: true, request: get("/debug/pprof/heap").asApp()},
 		{name: "profiles are only read", operation: "GET /debug/pprof/{profile}", status: 405, admin: true, request: post("/debug/pprof/heap").asApp()},
@@ -176,6 +192,8 @@ func rows(t tokens) []row {
 	for _, path := range []string{"/introspect", "/oauth2/introspect", "/transform"} {
 		all = append(all, judgeRows(path, t)...)
 	}
+	all = append(all, revokeRows(t)...)
+	all = append(all, revocationRows(t)...)
 	all = append(all,
 		row{name: "JSON", operation: "POST /transform", status: 200, request: jsonBody("/transform", `{"token":"`+t.good+`"}`).asApp()},
 		row{name: "JSON with an unknown member", operation: "POST /transform", status: 400, request: jsonBody("/transform", `{"token":"`+t.good+`","x":""}`).asApp()},
@@ -218,6 +236,8 @@ func judgeRows(path string, t tokens) []row {
 		{name: "guessed too often", status: 429, world: "guessed", request: good.with("Authorization", "Basic YXBwOndyb25n")},
 		{name: "a panic", status: 500, world: "broken", request: good.asApp()},
 		{name: "keys are away", status: 503, request: form(path, "token", t.away).asApp()},
+		{name: "revocations are unknown", status: 503, world: "untold", request: good.asApp()},
+		{name: "a revoked token", status: 200, request: form(path, "token", t.revoked).asApp()},
 	}
 	for _, method := range []string{"GET", "PUT", "DELETE", "PATCH"} {
 		all = append(all, row{name: method, status: 405, request: request{method: method, target: path}})
@@ -226,6 +246,84 @@ func judgeRows(path string, t tokens) []row {
 		all[n].operation = "POST " + path
 	}
 	return all
+}
+
+// revokeRows are for POST /revoke.
+func revokeRows(t tokens) []row {
+	at := func(token string) request { return form("/revoke", "token", token) }
+	all := []row{
+		{name: "REV-01 a token", status: 200, request: at(t.revoked).asApp()},
+		{name: "REV-01 a client's own", status: 200, request: at(t.revoked).asOwner()},
+		{name: "REV-02 no token at all", status: 200, request: form("/revoke", "token", "garbage", "token_type_hint", "refresh_token").asApp()},
+		{name: "REV-02 the caller in the form", status: 200, request: form("/revoke", "token", t.expired, "client_id", "app", "client_secret", secret)},
+		{name: "REV-03 the token is missing", status: 400, request: form("/revoke", "x", "y").asApp()},
+		{name: "REV-03 the token in the URL", status: 400, request: at("x").asApp().at("/revoke?token=x")},
+		{name: "REV-03 nobody asks", status: 401, request: at(t.revoked)},
+		{name: "REV-03 a bearer that may not", status: 401, request: at(t.revoked).bearing(idle)},
+		{name: "REV-03 a caller that may not", status: 403, request: at(t.revoked).asIdle()},
+		{name: "REV-04 a token of another client", status: 400, request: at(t.foreign).asOwner()},
+		{name: "REV-05 the store does not take it", status: 503, world: "forgetful", request: at(t.foreign).asApp()},
+		{name: "REV-05 there is no store", status: 503, world: "unkept", request: at(t.foreign).asApp()},
+		{name: "REV-05 keys are away", status: 503, request: at(t.away).asApp()},
+		{name: "REV-04 whether it is active is unknown", status: 503, world: "untold", request: at(t.foreign).asOwner()},
+		{name: "too large", status: 413, request: at(strings.Repeat("x", 64<<10)).asApp()},
+		{name: "no form", status: 415, request: jsonBody("/revoke", `{"token":"x"}`).asApp()},
+		{name: "an encoded body", status: 415, request: at("x").asApp().with("Content-Encoding", "gzip")},
+		{name: "guessed too often", status: 429, world: "guessed", request: at("x").with("Authorization", "Basic YXBwOndyb25n")},
+		{name: "a panic", status: 500, world: "broken", request: at("x").asApp()},
+	}
+	for _, method := range []string{"GET", "PUT", "DELETE", "PATCH"} {
+		all = append(all, row{name: "REV-03 " + method, status: 405, request: request{method: method, target: "/revoke"}})
+	}
+	for n := range all {
+		all[n].operation = "POST /revoke"
+	}
+	return all
+}
+
+// revocationRows are for /revocations.
+func revocationRows(t tokens) []row {
+	const create, list, remove = "POST /revocations", "GET /revocations", "DELETE /revocations/{id}"
+	asking := func(body string) request { return jsonBody("/revocations", body) }
+	deleting := func(id string) request { return request{method: http.MethodDelete, target: "/revocations/" + id} }
+	all := []row{
+		{name: "REV-07 by sub", operation: create, status: 201, request: asking(`{"issuer":"corp","sub":"x","not_before":"2026-11-25T09:30:00.25Z"}`).asApp()},
+		{name: "REV-07 by sid", operation: create, status: 201, request: asking(`{"issuer":"corp","sid":"x"}`).asApp()},
+		{name: "REV-07 by client", operation: create, status: 201, request: asking(`{"issuer":"corp","client_id":"x"}`).asApp()},
+		{name: "REV-07 by jti", operation: create, status: 201, request: asking(`{"issuer":"away","jti":"x","expires":"2095-11-25T09:30:00Z"}`).asApp()},
+		{name: "REV-07 by kid", operation: create, status: 201, request: asking(`{"issuer":"corp","kid":"x"}`).asApp()},
+		{name: "REV-07 by issuer", operation: create, status: 201, request: asking(`{"issuer":"away","all":true}`).asApp()},
+		{name: "REV-07 by nothing", operation: create, status: 400, request: asking(`{"issuer":"corp"}`).asApp()},
+		{name: "REV-07 by an issuer of others", operation: create, status: 403, request: asking(`{"issuer":"away","all":true}`).asOwner()},
+		{name: "REV-07 of no issuer", operation: create, status: 404, request: asking(`{"issuer":"nobody","all":true}`).asApp()},
+		{name: "REV-07 too large", operation: create, status: 413, request: asking(`{"sub":"` + strings.Repeat("x", 64<<10) + `"}`).asApp()},
+		{name: "REV-07 by a form", operation: create, status: 415, request: form("/revocations", "issuer", "corp").asApp()},
+		{name: "REV-05 REV-07 the store does not take it", operation: create, status: 503, world: "forgetful", request: asking(`{"issuer":"corp","sub":"x"}`).asApp()},
+		{name: "REV-05 REV-07 there is no store", operation: create, status: 503, world: "unkept", request: asking(`{"issuer":"corp","sub":"x"}`).asApp()},
+		{name: "REV-07 of no method", operation: create, status: 405, request: request{method: "PUT", target: "/revocations"}.asApp()},
+
+		{name: "REV-07 all", operation: list, status: 200, request: get("/revocations").asApp()},
+		{name: "REV-07 one page", operation: list, status: 200, request: get("/revocations?limit=1&issuer=corp").asApp()},
+		{name: "REV-07 the next one", operation: list, status: 200, request: get("/revocations?limit=10000&kind=sub&after=" + t.taken).asApp()},
+		{name: "REV-07 of a list that is not current", operation: list, status: 200, world: "untold", request: get("/revocations").asApp()},
+		{name: "REV-07 too many", operation: list, status: 400, request: get("/revocations?limit=10001").asApp()},
+		{name: "REV-07 of an issuer of others", operation: list, status: 403, request: get("/revocations?issuer=away").asOwner()},
+		{name: "REV-07 of no issuer", operation: list, status: 404, request: get("/revocations?issuer=nobody").asApp()},
+		{name: "REV-07 of no method", operation: list, status: 405, request: request{method: "PATCH", target: "/revocations"}.asApp()},
+
+		{name: "REV-07 taken back", operation: remove, status: 204, request: deleting(t.taken).asApp()},
+		{name: "REV-07 what is no id", operation: remove, status: 400, request: deleting("x").asApp()},
+		{name: "REV-07 what is not there", operation: remove, status: 404, request: deleting(strings.Repeat("0", 32)).asApp()},
+		{name: "REV-07 of no method", operation: remove, status: 405, request: get("/revocations/" + t.taken).asApp()},
+		{name: "REV-07 by a form", operation: remove, status: 415, request: request{method: http.MethodDelete, target: "/revocations/" + t.taken, body: "x=y"}.asApp()},
+		{name: "REV-05 REV-07 the store does not take it", operation: remove, status: 503, world: "forgetful", request: deleting(t.kept).asApp()},
+	}
+	for n := range all {
+		all[n].admin = true
+	}
+	all = append(all, actRows(create, asking(`{"issuer":"corp","sub":"x"}`))...)
+	all = append(all, actRows(list, get("/revocations"))...)
+	return append(all, actRows(remove, deleting(t.taken))...)
 }
 
 // actRows are for what takes a caller on the admin listener: act is good but
@@ -278,6 +376,7 @@ func gatewayRows(method, described, prefix string, t tokens) []row {
 			with("X-Introspectd-Caller", "Basic aWRsZTpjb3JyZWN0LWhvcnNlLWJhdHRlcnktc3RhcGxl")},
 		{name: "a panic", status: 500, world: "broken", request: at("default", "").bearing(t.good)},
 		{name: "keys are away", status: 503, request: at("default", "").bearing(t.away)},
+		{name: "revocations are unknown", status: 503, world: "untold", request: at("default", "").bearing(t.good)},
 		{name: "another policy in the header", status: 503, request: at("default", "").bearing(t.good).with("X-Introspectd-Policy", "orders")},
 	}
 	if own {
@@ -309,6 +408,7 @@ var promises = map[int]string{
 
 func TestHandlersAnswerAsTheDescriptionSays(t *testing.T) {
 	issuer, dir := newIssuer(t)
+	kept := &shelf{}
 	worlds := map[string]*world{
 		"": newWorld(t, dir, nil),
 		// Nothing that a judgement needs is there: every look at it panics.
@@ -333,16 +433,30 @@ func TestHandlersAnswerAsTheDescriptionSays(t *testing.T) {
 			}
 			w.api.Callers, w.ops.Callers = who, who
 		}),
-		"crowded": newWorld(t, dir, func(w *world) { w.ops.Metrics = crowd(t, w.ops.Metrics) }),
+		// Its list meets others in a store that it never read.
+		"untold": newWorldThatKeeps(t, dir, revoke.Options{Shared: &shelf{}}, func(w *world) {
+			gate := httpapi.NewGate()
+			w.api.Ready = func() httpapi.Readiness { return gate.Read(map[string]bool{"corp": true}, w.revocations.State()) }
+			w.ops.Ready = w.api.Ready
+		}),
+		// Its store takes nothing any more; the other has none.
+		"forgetful": newWorldThatKeeps(t, dir, revoke.Options{File: kept}, nil),
+		"unkept":    newWorldThatKeeps(t, dir, revoke.Options{}, nil),
+		"crowded":   newWorld(t, dir, func(w *world) { w.ops.Metrics = crowd(t, w.ops.Metrics) }),
 	}
 	now := time.Now().Unix()
-	table := rows(tokens{
+	asked := tokens{
 		good:    issuer.Mint(map[string]any{"scope": "orders read", "auth_time": now, "act": map[string]any{"sub": "x"}, "département": "ventes"}),
 		narrow:  issuer.Mint(map[string]any{"scope": "read", "aud": []string{"a", "b"}}),
 		expired: issuer.Mint(map[string]any{"iat": now - 7200, "nbf": now - 7200, "exp": now - 3600}),
 		bound:   issuer.Mint(map[string]any{"cnf": map[string]any{"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}}),
 		away:    issuer.Mint(map[string]any{"iss": away}),
-	})
+		foreign: issuer.Mint(map[string]any{"client_id": "of-nobody"}),
+		revoked: issuer.Mint(nil),
+	}
+	asked.taken, asked.kept = worlds[""].revoke(t, asked.revoked), worlds["forgetful"].revoke(t, asked.revoked)
+	kept.err = errors.New("the disk is full")
+	table := rows(asked)
 
 	doc := described(t)
 	for _, r := range table {
@@ -437,7 +551,7 @@ func holdAgainst(t *testing.T, doc *openapi3.T, r row, sent *http.Request, answe
 		Route:   &routers.Route{Spec: doc, Path: path, PathItem: item, Method: method, Operation: operation},
 		Options: &openapi3filter.Options{IncludeResponseStatus: true, AuthenticationFunc: openapi3filter.NoopAuthenticationFunc},
 	}
-	if r.status == http.StatusOK {
+	if r.status < 300 {
 		if err := openapi3filter.ValidateRequest(t.Context(), input); err != nil {
 			t.Errorf("the request was granted and is not as described: %v", err)
 		}
@@ -503,7 +617,9 @@ func operations(doc *openapi3.T) map[string]*openapi3.Operation {
 func TestAnswersOfOursHaveNoOtherMembers(t *testing.T) {
 	doc := described(t)
 	for name, text := range map[string]string{
-		"Inactive": `{"active":false}`, "Transformed": `{"active":true,"iss":"i","exp":1,"claims":{}}`,
+		"Revocation":  `{"id":"0f1e2d3c4b5a69788796a5b4c3d2e1f0","kind":"token","iss":"i","token_ref":"0f1e2d3c4b5a6978","created":"2026-11-25T09:30:00Z","expires":"2026-11-25T09:30:00Z","by":"c"}`,
+		"Revocations": `{"revocations":[],"total":0,"complete":true,"current":true,"lag_seconds":0}`, "RevocationError": `{"error":"unauthorized_client"}`,
+		"Withdrawal": `{"issuer":"corp","all":true}`, "Inactive": `{"active":false}`, "Transformed": `{"active":true,"iss":"i","exp":1,"claims":{}}`,
 		"UnavailableError": `{"error":"temporarily_unavailable"}`, "InvalidRequest": `{"error":"invalid_request"}`,
 	} {
 		var value map[string]any

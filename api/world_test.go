@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"net/http"
@@ -19,6 +20,7 @@ import (
 	"introspectd/internal/introspect"
 	"introspectd/internal/jwks"
 	"introspectd/internal/memstore"
+	"introspectd/internal/revoke"
 	"introspectd/internal/telemetry"
 	"introspectd/internal/verify"
 )
@@ -43,8 +45,14 @@ callers:
   - id: app
     secrets: [{file: %[1]s/secret}]
     bearer_tokens: [{file: %[1]s/bearer}]
-    may: [introspect, transform, auth, operate, explain]
+    may: [introspect, transform, auth, revoke, revoke_broad, operate, explain]
     any_issuer: true
+    any_audience: true
+  - id: owner
+    secrets: [{file: %[1]s/secret}]
+    may: [revoke_broad]
+    clients: [{issuer: corp, client_id: dev}]
+    issuers: [corp]
     any_audience: true
   - id: idle
     secrets: [{file: %[1]s/secret}]
@@ -60,6 +68,7 @@ policies:
 // world is both listeners of one configuration.
 type world struct {
 	public, admin *httptest.Server
+	revocations   *revoke.List
 	api           httpapi.Options
 	ops           httpapi.AdminOptions
 }
@@ -76,9 +85,20 @@ func newIssuer(t *testing.T) (*devissuer.Issuer, string) {
 	return issuer, dir
 }
 
+// shelf keeps revocations in memory; err, when set, is what becomes of more.
+type shelf struct{ err error }
+
+func (s *shelf) Append(context.Context, revoke.Name, []byte, time.Time) error { return s.err }
+
 // newWorld wires the listeners as the command does and serves them on
 // loopback; change is applied before.
 func newWorld(t *testing.T, dir string, change func(*world)) *world {
+	t.Helper()
+	return newWorldThatKeeps(t, dir, revoke.Options{File: &shelf{}}, change)
+}
+
+// newWorldThatKeeps is newWorld with a list of revocations of its own.
+func newWorldThatKeeps(t *testing.T, dir string, kept revoke.Options, change func(*world)) *world {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "config.yaml")
 	if err := os.WriteFile(file, fmt.Appendf(nil, settings, dir), 0o600); err != nil {
@@ -92,15 +112,19 @@ func newWorld(t *testing.T, dir string, change func(*world)) *world {
 	observer, err := httpapi.NewObserver(tel.Log, tel.Meter, tel.Tracer, tel.Propagator)
 	must(t, err)
 
+	kept.Config, kept.Log, kept.Meter = cfg.Revocation, tel.Log, tel.Meter
+	list, err := revoke.New(kept)
+	must(t, err)
+	names := map[string]string{}
 	keys := map[string]*jwks.Keys{}
 	var issuers []introspect.Issuer
 	for _, row := range cfg.Issuers {
 		k, err := jwks.New(row.Keys, jwks.Options{Name: row.Name, Issuer: row.Issuer, Log: tel.Log, Meter: tel.Meter})
 		must(t, err)
-		keys[row.Name] = k
+		keys[row.Name], names[row.Issuer] = k, row.Name
 		issuers = append(issuers, introspect.Issuer{Config: row, Verifier: verify.NewIssuer(row.Config, k)})
 	}
-	introspector, err := introspect.New(issuers, introspect.Options{Cache: cfg.Cache, Store: memstore.New(1 << 20), Meter: tel.Meter})
+	introspector, err := introspect.New(issuers, introspect.Options{Cache: cfg.Cache, Store: memstore.New(1 << 20), Revocations: list, Meter: tel.Meter})
 	must(t, err)
 	who, err := callers.New(cfg.Callers, callers.NewLimits(time.Now))
 	must(t, err)
@@ -109,6 +133,7 @@ func newWorld(t *testing.T, dir string, change func(*world)) *world {
 	}
 
 	w := &world{
+		revocations: list,
 		api: httpapi.Options{
 			Introspector: introspector, Callers: who, Rows: cfg.Callers, Auth: cfg.Auth, Policies: cfg.Policies,
 			PublicURL: cfg.Server.PublicURL, Observer: observer, Ready: ready,
@@ -123,6 +148,7 @@ func newWorld(t *testing.T, dir string, change func(*world)) *world {
 				return httpapi.ErrNoIssuer
 			},
 			Introspector: introspector, Address: "127.0.0.1:8081", PProf: cfg.Server.PProf,
+			Revocations: list, Names: names,
 		},
 	}
 	if change != nil {
@@ -130,6 +156,16 @@ func newWorld(t *testing.T, dir string, change func(*world)) *world {
 	}
 	w.public, w.admin = serve(t, httpapi.New(w.api)), serve(t, httpapi.NewAdmin(w.ops))
 	return w
+}
+
+// revoke revokes a token, and returns the id of the revocation.
+func (w *world) revoke(t *testing.T, token string) string {
+	t.Helper()
+	c, err := w.api.Introspector.Candidate(t.Context(), token)
+	must(t, err)
+	r, err := w.api.Introspector.Revoke(t.Context(), c, "test")
+	must(t, err)
+	return hex.EncodeToString(r.Name[:])
 }
 
 // issuerState is a row of GET /issuers as the command shows it.

@@ -17,11 +17,14 @@ import (
 var allowed = map[string][]string{
 	"cmd/introspectd": {
 		"api", "internal/callers", "internal/config", "internal/devissuer", "internal/filestore", "internal/httpapi", "internal/introspect",
-		"internal/jwks", "internal/listen", "internal/memstore", "internal/telemetry", "internal/verify",
+		"internal/jwks", "internal/listen", "internal/memstore", "internal/revoke", "internal/telemetry", "internal/verify",
 	},
-	"internal/config":     {"internal/callers", "internal/filestore", "internal/httpapi", "internal/introspect", "internal/listen", "internal/telemetry"},
-	"internal/httpapi":    {"internal/callers", "internal/claims", "internal/introspect", "internal/verify"},
-	"internal/introspect": {"internal/claims", "internal/transform", "internal/verify"},
+	"internal/config": {
+		"internal/callers", "internal/filestore", "internal/httpapi", "internal/introspect", "internal/listen", "internal/revoke",
+		"internal/telemetry",
+	},
+	"internal/httpapi":    {"internal/callers", "internal/claims", "internal/introspect", "internal/revoke", "internal/verify"},
+	"internal/introspect": {"internal/claims", "internal/revoke", "internal/transform", "internal/verify"},
 	"internal/verify":     {"internal/claims", "internal/jwks"},
 	"internal/transform":  {"internal/claims"},
 	"internal/callers":    {},

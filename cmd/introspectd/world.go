@@ -24,6 +24,7 @@ import (
 	"introspectd/internal/jwks"
 	"introspectd/internal/listen"
 	"introspectd/internal/memstore"
+	"introspectd/internal/revoke"
 	"introspectd/internal/telemetry"
 	"introspectd/internal/verify"
 )
@@ -56,6 +57,7 @@ type process struct {
 	limits       *callers.Limits
 	digestKey    []byte
 	state        *filestore.Store // nil for none
+	revocations  *revoke.List
 	current      atomic.Pointer[world]
 	reloaded     atomic.Int64
 	adopting     sync.Mutex
@@ -69,6 +71,9 @@ func newProcess(tel *telemetry.Telemetry, certificates *listen.Certificates, sta
 	p.reloaded.Store(1)
 	var err error
 	if p.observer, err = httpapi.NewObserver(tel.Log, tel.Meter, tel.Tracer, tel.Propagator); err != nil {
+		return nil, err
+	}
+	if p.revocations, err = revoke.New(revoke.Options{Log: tel.Log, Meter: tel.Meter}); err != nil {
 		return nil, err
 	}
 	return p, p.gauges(tel.Meter)
@@ -115,6 +120,7 @@ func (p *process) adopt(cfg *config.Config) error {
 		return err
 	}
 	p.telemetry.Reload(cfg.Telemetry)
+	p.revocations.Configure(cfg.Revocation)
 	p.current.Store(next)
 	for _, k := range next.keys {
 		k.start()
@@ -140,7 +146,7 @@ func (p *process) build(cfg *config.Config, before *world) (*world, error) {
 		w.keys[row.Name] = k
 		issuers = append(issuers, introspect.Issuer{Config: row, Verifier: verify.NewIssuer(row.Config, k.keys)})
 	}
-	options := introspect.Options{Cache: cfg.Cache, DigestKey: p.digestKey, Meter: p.telemetry.Meter}
+	options := introspect.Options{Cache: cfg.Cache, DigestKey: p.digestKey, Revocations: p.revocations, Meter: p.telemetry.Meter}
 	if w.verdicts != nil {
 		options.Store = w.verdicts
 	}
@@ -152,18 +158,27 @@ func (p *process) build(cfg *config.Config, before *world) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	ready := func() httpapi.Readiness { return p.gate.Read(w.hasKeys()) }
+	ready := func() httpapi.Readiness { return p.gate.Read(w.hasKeys(), p.revocations.State()) }
 	w.api = httpapi.New(httpapi.Options{
 		Introspector: w.introspector, Callers: who, Rows: cfg.Callers, Auth: cfg.Auth, Policies: cfg.Policies,
 		PublicURL: cfg.Server.PublicURL, Observer: p.observer, Ready: ready,
 	})
 	w.admin = httpapi.NewAdmin(httpapi.AdminOptions{
 		Callers: who, Observer: p.observer, Ready: ready, Metrics: p.telemetry.Metrics(), OpenAPI: api.OpenAPI,
-		Issuers: w.states, Refresh: w.refresh, Introspector: w.introspector,
+		Issuers: w.states, Refresh: w.refresh, Introspector: w.introspector, Revocations: p.revocations, Names: names(cfg.Issuers),
 		Address: cfg.Server.Admin, Hosts: cfg.Server.AdminHosts, PProf: cfg.Server.PProf,
 	})
 	w.metrics = httpapi.NewMetrics(p.observer, ready, p.telemetry.Metrics())
 	return w, nil
+}
+
+// names maps each iss to the issuer's name.
+func names(issuers []introspect.IssuerConfig) map[string]string {
+	byISS := make(map[string]string, len(issuers))
+	for _, row := range issuers {
+		byISS[row.Issuer] = row.Name
+	}
+	return byISS
 }
 
 // verdictStore returns the store of verdicts: that of the world before, unless

@@ -56,9 +56,24 @@ type Caller struct {
 	Index int
 }
 
-// May says whether the caller is permitted to do p; nil may nothing.
+// May says whether the caller is permitted to do p; nil may nothing. One that
+// has clients may revoke, if only their tokens: MayRevoke says which.
 func (c *Caller) May(p Permission) bool {
-	return c != nil && slices.Contains(c.Config.May, p)
+	return c != nil && (slices.Contains(c.Config.May, p) || p == Revoke && len(c.Clients) > 0)
+}
+
+// MayRevoke says whether the caller may revoke a token in hand, by the
+// configured name of its issuer and its client, empty for none: the token of
+// one of its clients, or any that it is told of where it has the permission.
+func (c *Caller) MayRevoke(issuer, clientID string) bool {
+	return slices.Contains(c.Clients, Client{issuer, clientID}) ||
+		slices.Contains(c.Config.May, Revoke) && c.ToldOf(issuer)
+}
+
+// ToldOf says whether an issuer, by its configured name, is one of the
+// caller's.
+func (c *Caller) ToldOf(issuer string) bool {
+	return c.AnyIssuer || slices.Contains(c.Issuers, issuer)
 }
 
 // Authenticated is a caller and the method that proved it. The zero value has

@@ -179,6 +179,42 @@ func TestDenied(t *testing.T) {
 	})
 }
 
+func TestMayRevoke(t *testing.T) {
+	only := []string{"corp"}
+	clients := []callers.Client{{Issuer: "corp", ClientID: "app"}, {Issuer: "partner", ClientID: "desk"}}
+	for _, c := range []struct {
+		name  string
+		row   callers.Config
+		asks  bool
+		right []string // issuer/client
+	}{
+		{"REV-01 neither clients nor the permission", callers.Config{May: []callers.Permission{callers.Introspect, callers.RevokeBroad}, AnyIssuer: true}, false, nil},
+		{"REV-01 clients alone", callers.Config{Clients: clients, AnyIssuer: true}, true, []string{"corp/app", "partner/desk"}},
+		{"REV-01 clients beside other permissions", callers.Config{May: []callers.Permission{callers.Introspect}, Issuers: only, Clients: clients}, true, []string{"corp/app", "partner/desk"}},
+		{"REV-01 the permission, for its issuers", callers.Config{May: []callers.Permission{callers.Revoke}, Issuers: only}, true, []string{"corp/app", "corp/desk", "corp/"}},
+		{"REV-01 the permission, for any issuer", callers.Config{May: []callers.Permission{callers.Revoke}, AnyIssuer: true}, true, []string{"corp/app", "corp/desk", "corp/", "partner/app", "partner/desk", "partner/"}},
+		{"REV-01 both", callers.Config{May: []callers.Permission{callers.Revoke}, Issuers: only, Clients: clients}, true, []string{"corp/app", "corp/desk", "corp/", "partner/desk"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			who := callers.Caller{Config: c.row}
+			if got := who.May(callers.Revoke); got != c.asks {
+				t.Errorf("May(revoke): got %t, want %t", got, c.asks)
+			}
+			var got []string
+			for _, issuer := range []string{"corp", "partner"} {
+				for _, client := range []string{"app", "desk", ""} {
+					if who.MayRevoke(issuer, client) {
+						got = append(got, issuer+"/"+client)
+					}
+				}
+			}
+			if diff := cmp.Diff(c.right, got); diff != "" {
+				t.Errorf("MayRevoke (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 func TestCallerKeepsItsRow(t *testing.T) {
 	cs := compile(t, newClock(), caller("a", secrets(rightSecret)), caller("b", secrets(nextSecret)))
 	first, _ := cs.Authenticate(header(basic("b:" + nextSecret)))

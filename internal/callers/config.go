@@ -20,6 +20,9 @@ type Config struct {
 	Methods []Method `koanf:"methods"`
 	// May lists what this caller is permitted to do.
 	May []Permission `koanf:"may"`
+	// Clients are those whose own tokens this caller may revoke, also without
+	// the permission to revoke.
+	Clients []Client `koanf:"clients"`
 	// Issuers names the issuers of whose tokens it is told.
 	Issuers   []string `koanf:"issuers"`
 	AnyIssuer bool     `koanf:"any_issuer" default:"false"`
@@ -38,6 +41,13 @@ type Secret struct {
 	File   string `koanf:"file"`
 	Env    string `koanf:"env"`
 	SHA256 string `koanf:"sha256"`
+}
+
+// Client is one client of an issuer, by the issuer's configured name: ids of
+// clients are unique only within it.
+type Client struct {
+	Issuer   string `koanf:"issuer"`
+	ClientID string `koanf:"client_id"`
 }
 
 // Method is a way of authenticating a caller (RFC 8414's names, and bearer).
@@ -61,13 +71,17 @@ const (
 	Introspect Permission = "introspect"
 	Transform  Permission = "transform"
 	Auth       Permission = "auth"
-	Operate    Permission = "operate"
-	Explain    Permission = "explain"
+	// Revoke is for a token in hand, RevokeBroad for all that a listing can
+	// name.
+	Revoke      Permission = "revoke"
+	RevokeBroad Permission = "revoke_broad"
+	Operate     Permission = "operate"
+	Explain     Permission = "explain"
 )
 
 // Values lists the spellings a configuration may use.
 func (Permission) Values() []string {
-	return []string{string(Introspect), string(Transform), string(Auth), string(Operate), string(Explain)}
+	return []string{string(Introspect), string(Transform), string(Auth), string(Revoke), string(RevokeBroad), string(Operate), string(Explain)}
 }
 
 // AnyAudience says for whose tokens a caller needs no audience of its own. The
@@ -168,6 +182,7 @@ func (c Config) Check(fault func(key, problem string)) {
 	c.digests(fault)
 	c.checkMethods(fault)
 	c.checkMay(fault)
+	c.checkClients(fault)
 	c.checkIssuers(fault)
 	c.checkAudiences(fault)
 	switch {
@@ -249,17 +264,27 @@ func (c Config) checkMethods(fault func(key, problem string)) {
 }
 
 func (c Config) checkMay(fault func(key, problem string)) {
-	if len(c.May) == 0 {
+	if len(c.May) == 0 && len(c.Clients) == 0 {
 		fault("may", fmt.Sprintf("expected at least one of %s", strings.Join(Permission("").Values(), ", ")))
 	}
 	for i, p := range c.May {
-		key := fmt.Sprintf("may[%d]", i)
-		switch {
-		case slices.Contains(p.Values(), string(p)):
-		case p == "revoke" || p == "revoke_broad":
-			fault(key, fmt.Sprintf("%s is not built yet; expected one of %s", p, strings.Join(p.Values(), ", ")))
-		default:
-			fault(key, fmt.Sprintf("expected one of %s, got %q", strings.Join(p.Values(), ", "), p))
+		if !slices.Contains(p.Values(), string(p)) {
+			fault(fmt.Sprintf("may[%d]", i), fmt.Sprintf("expected one of %s, got %q", strings.Join(p.Values(), ", "), p))
+		}
+	}
+}
+
+func (c Config) checkClients(fault func(key, problem string)) {
+	for i, client := range c.Clients {
+		key := fmt.Sprintf("clients[%d]", i)
+		if client.Issuer == "" {
+			fault(key+".issuer", "expected the name of an issuer, got an empty text")
+		}
+		if client.ClientID == "" {
+			fault(key+".client_id", "expected the id of a client, got an empty text")
+		}
+		if first := slices.Index(c.Clients, client); first < i && client.ClientID != "" {
+			fault(key, fmt.Sprintf("expected each client once, got the one of [%d]", first))
 		}
 	}
 }

@@ -82,9 +82,17 @@ func TestCheck(t *testing.T) {
 		}), []string{"methods: no method uses the bearer_tokens"}},
 
 		{"AUT-05 no permission", edit(func(c *callers.Config) { c.May = nil }), []string{"may: expected at least one of introspect"}},
-		{"AUT-05 unknown permission", edit(func(c *callers.Config) { c.May = []callers.Permission{"admin"} }), []string{`may[0]: expected one of introspect, transform, auth, operate, explain, got "admin"`}},
-		{"AUT-05 revoke", edit(func(c *callers.Config) { c.May = []callers.Permission{"revoke"} }), []string{"may[0]: revoke is not built yet"}},
-		{"AUT-05 revoke_broad", edit(func(c *callers.Config) { c.May = []callers.Permission{"revoke_broad"} }), []string{"may[0]: revoke_broad is not built yet"}},
+		{"AUT-05 unknown permission", edit(func(c *callers.Config) { c.May = []callers.Permission{"admin"} }), []string{`may[0]: expected one of introspect, transform, auth, revoke, revoke_broad, operate, explain, got "admin"`}},
+		{name: "AUT-05 REV-01 REV-07 both ways to revoke", row: edit(func(c *callers.Config) { c.May = []callers.Permission{callers.Revoke, callers.RevokeBroad} })},
+		{name: "REV-01 clients alone are enough", row: edit(func(c *callers.Config) {
+			c.May, c.Clients = nil, []callers.Client{{Issuer: "corp", ClientID: "app"}, {Issuer: "partner", ClientID: "app"}, {Issuer: "corp", ClientID: "another"}}
+		})},
+		{"REV-01 a client without an id, or an issuer", edit(func(c *callers.Config) {
+			c.Clients = []callers.Client{{Issuer: "corp"}, {ClientID: "app"}, {}}
+		}), []string{"clients[0].client_id: expected the id", "clients[1].issuer: expected the name", "clients[2].issuer: ", "clients[2].client_id: "}},
+		{"REV-01 a client twice", edit(func(c *callers.Config) {
+			c.Clients = []callers.Client{{Issuer: "corp", ClientID: "app"}, {Issuer: "corp", ClientID: "app"}}
+		}), []string{"clients[1]: expected each client once, got the one of [0]"}},
 
 		{"AUT-05 issuers and any_issuer", edit(func(c *callers.Config) { c.Issuers = []string{"corp"} }), []string{"any_issuer: expected either"}},
 		{name: "AUT-05 issuers alone", row: edit(func(c *callers.Config) { c.Issuers, c.AnyIssuer = []string{"corp"}, false })},

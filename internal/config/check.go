@@ -33,6 +33,7 @@ func (l *loader) check(c *Config) {
 	}
 	c.Cache.Check(beneath("cache"))
 	c.State.Check(beneath("state"))
+	c.Revocation.Check(beneath("revocation"))
 	c.Telemetry.Check(beneath("telemetry"))
 
 	// The owners' words are the better ones where both have some.
@@ -116,6 +117,13 @@ func checkReferences(c *Config, fault func(key, problem string)) {
 			}
 		}
 	}
+	clients := func(path string, rows []callers.Client) {
+		for i, client := range rows {
+			if client.Issuer != "" && !slices.Contains(names, client.Issuer) {
+				fault(join(entry(path, i), "issuer"), missing(client.Issuer, names))
+			}
+		}
+	}
 	trust := func(path string, named []string, all bool) {
 		exist(path+".issuers", named)
 		if len(named) == 0 && !all && len(names) > 1 {
@@ -125,6 +133,7 @@ func checkReferences(c *Config, fault func(key, problem string)) {
 	for i, row := range c.Callers {
 		trust(entry("callers", i), row.Issuers, row.AnyIssuer)
 		exist(entry("callers", i)+".any_audience", row.AnyAudience.Issuers)
+		clients(entry("callers", i)+".clients", row.Clients)
 	}
 	for i, row := range c.Policies {
 		trust(entry("policies", i), row.Issuers, row.AnyIssuer)

@@ -34,6 +34,7 @@ import (
 	"introspectd/internal/httpapi"
 	"introspectd/internal/introspect"
 	"introspectd/internal/listen"
+	"introspectd/internal/revoke"
 	"introspectd/internal/telemetry"
 )
 
@@ -43,14 +44,15 @@ type Config struct {
 	Server Server `koanf:"server"`
 	// Include holds globs, relative to the file, of files that add entries to
 	// Callers, Policies and Issuers.
-	Include   []string                  `koanf:"include"`
-	Callers   []callers.Config          `koanf:"callers"`
-	Auth      httpapi.AuthConfig        `koanf:"auth"`
-	Policies  []httpapi.Policy          `koanf:"policies"`
-	Issuers   []introspect.IssuerConfig `koanf:"issuers"`
-	Cache     introspect.CacheConfig    `koanf:"cache"`
-	State     filestore.Config          `koanf:"state"`
-	Telemetry telemetry.Config          `koanf:"telemetry"`
+	Include    []string                  `koanf:"include"`
+	Callers    []callers.Config          `koanf:"callers"`
+	Auth       httpapi.AuthConfig        `koanf:"auth"`
+	Policies   []httpapi.Policy          `koanf:"policies"`
+	Issuers    []introspect.IssuerConfig `koanf:"issuers"`
+	Cache      introspect.CacheConfig    `koanf:"cache"`
+	State      filestore.Config          `koanf:"state"`
+	Revocation revoke.Config             `koanf:"revocation"`
+	Telemetry  telemetry.Config          `koanf:"telemetry"`
 
 	read, globs []string
 }

@@ -76,7 +76,9 @@ func TestDefaultsHoldWhereNothingIsWritten(t *testing.T) {
 		{"issuers[0].keys.refresh", c.Issuers[0].Keys.Refresh, 5 * time.Minute},
 		{"issuers[0].claims.scope", c.Issuers[0].Claims.Scope, []string{"scope", "scp"}},
 		{"state.path", c.State.Path, ""},
+		{"revocation", fmt.Sprintf("%+v", c.Revocation), "{MaxDelay:1s MaxEntries:2000000 RequireExisting:false Grace:5m0s OnOutage:deny}"},
 		{"cache.verdicts.size", int64(c.Cache.Verdicts.Size), int64(128 << 20)},
+		{"cache.verdicts.shared", string(c.Cache.Verdicts.Shared), "auto"},
 		{"telemetry.traces.sample", c.Telemetry.Traces.Sample, 0.01},
 	} {
 		if diff := cmp.Diff(check.want, check.got); diff != "" {
@@ -87,10 +89,10 @@ func TestDefaultsHoldWhereNothingIsWritten(t *testing.T) {
 
 func TestFilesOfAllFormatsMeanTheSame(t *testing.T) {
 	write(t, map[string]string{
-		"c.yaml": "server: {listen: '127.0.0.1:9000', shutdown_delay: 5s}\ntelemetry: {traces: {sample: 1}}\n" + corp,
-		"c.yml":  "server: {listen: '127.0.0.1:9000', shutdown_delay: 5s}\ntelemetry: {traces: {sample: 1.0}}\n" + corp,
-		"c.toml": "[server]\nlisten = \"127.0.0.1:9000\"\nshutdown_delay = \"5s\"\n[telemetry.traces]\nsample = 1\n[[issuers]]\nname = \"corp\"\nissuer = \"https://idp.example\"\nkeys.discover = true\n",
-		"c.json": `{"server":{"listen":"127.0.0.1:9000","shutdown_delay":"5s"},"telemetry":{"traces":{"sample":1}},"issuers":[{"name":"corp","issuer":"https://idp.example","keys":{"discover":true}}]}`,
+		"c.yaml": "server: {listen: '127.0.0.1:9000', shutdown_delay: 5s}\ntelemetry: {traces: {sample: 1}}\nrevocation: {max_entries: 5}\n" + corp,
+		"c.yml":  "server: {listen: '127.0.0.1:9000', shutdown_delay: 5s}\ntelemetry: {traces: {sample: 1.0}}\nrevocation: {max_entries: 5.0}\n" + corp,
+		"c.toml": "[server]\nlisten = \"127.0.0.1:9000\"\nshutdown_delay = \"5s\"\n[telemetry.traces]\nsample = 1\n[revocation]\nmax_entries = 5\n[[issuers]]\nname = \"corp\"\nissuer = \"https://idp.example\"\nkeys.discover = true\n",
+		"c.json": `{"server":{"listen":"127.0.0.1:9000","shutdown_delay":"5s"},"telemetry":{"traces":{"sample":1}},"revocation":{"max_entries":5},"issuers":[{"name":"corp","issuer":"https://idp.example","keys":{"discover":true}}]}`,
 	})
 	want := dump(t, load(t, "c.yaml", config.Options{}))
 	for _, file := range []string{"c.yml", "c.toml", "c.json"} {

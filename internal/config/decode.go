@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"reflect"
 	"regexp"
 	"slices"
@@ -186,8 +187,25 @@ func fits(value any, to reflect.Value) bool {
 		return kind(value) == aList
 	case reflect.Struct, reflect.Map:
 		return kind(value) == aMap
+	case reflect.Int:
+		return isWhole(value)
 	}
 	return kind(value) == aNumber
+}
+
+// isWhole says whether value is a number without a fraction that an int holds
+// exactly; JSON's are all floating.
+func isWhole(value any) bool {
+	const most = 1 << 53
+	switch v := value.(type) {
+	case int:
+		return true
+	case int64:
+		return int64(int(v)) == v
+	case float64:
+		return v == math.Trunc(v) && math.Abs(v) <= most
+	}
+	return false // a uint64 is one that no int64 holds
 }
 
 // duration reads 1h30m or 30s, not 30 and not -30s.
@@ -219,6 +237,7 @@ const (
 	aText   = "a text"
 	aBool   = "true or false"
 	aNumber = "a number"
+	aWhole  = "a whole number"
 	aList   = "a list"
 	aMap    = "keys with values"
 )
@@ -259,6 +278,8 @@ func wanted(t reflect.Type) string {
 		return aList
 	case reflect.Struct, reflect.Map:
 		return aMap
+	case reflect.Int:
+		return aWhole
 	}
 	return aNumber
 }

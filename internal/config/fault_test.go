@@ -54,7 +54,7 @@ func TestFaults(t *testing.T) {
 		{name: "keys are case-exact", body: corp + "Auth: {}\n", want: "c.yaml:5:1: Auth: unknown key; did you mean auth?"},
 		{
 			name: "a dot in a key is no level", body: corp + "server.listen: 127.0.0.1:1\n",
-			want: "c.yaml:5:1: server.listen: unknown key; expected one of server, include, callers, auth, policies, issuers, cache, state, telemetry",
+			want: "c.yaml:5:1: server.listen: unknown key; expected one of server, include, callers, auth, policies, issuers, cache, state, revocation, telemetry",
 		},
 		{
 			name: "an unknown key in TOML", file: "c.toml", body: "[[issuers]]\nname = 'corp'\nissuer = 'https://idp.example'\n[issuers.keys]\ndiscover = true\nrefrsh = '1m'\n",
@@ -90,6 +90,7 @@ func TestFaults(t *testing.T) {
 		{name: "a list as a section", body: corp + "server: []\n", want: "c.yaml:5:1: server: expected keys with values, got a list"},
 		{name: "a section as a list", body: "issuers:\n  name: corp\n", want: "c.yaml:1:1: issuers: expected a list, got keys with values"},
 		{name: "an entry that is empty", body: corp + "server:\n  admin_hosts:\n    - a\n    -\n", want: "c.yaml:8:6: server.admin_hosts[1]: expected a text, got nothing"},
+		{name: "a word for sharing that is none", body: corp + "cache: {verdicts: {shared: sometimes}}\n", want: `c.yaml:5:20: cache.verdicts.shared: expected one of auto, always, never, got "sometimes"`},
 		{name: "a word that is none of a closed set", body: corp + "telemetry: {log: {level: loud}}\n", want: `c.yaml:5:19: telemetry.log.level: expected one of debug, info, warn, error, got "loud"`},
 		{name: "a network with host bits", body: corp + "auth: {allow_from: [10.0.0.0/8, 10.1.2.3/8]}\n", want: `c.yaml:5:33: auth.allow_from[1]: expected a network without host bits such as 10.0.0.0/8, got "10.1.2.3/8"`},
 		{name: "a network as keys", body: corp + "auth: {allow_from: [{unix: true}]}\n", want: "c.yaml:5:21: auth.allow_from[0]: expected a text, got keys with values"},
@@ -123,20 +124,18 @@ func TestFaults(t *testing.T) {
 		{name: "server.ext_authz_grpc", body: corp + "server: {ext_authz_grpc: ':9191'}\n", want: "c.yaml:5:10: server.ext_authz_grpc: not built yet: Envoy's gRPC ext_authz"},
 		{name: "auth.cacheable", body: corp + "auth: {cacheable: true}\n", want: "c.yaml:5:8: auth.cacheable: not built yet: Cache-Control on the answers of /auth"},
 		{
-			name: "whole sections", body: corp + "redis: {}\nrevocation: {}\nerrors: {}\nprofiles: []\nsigning: {}\n",
-			want: "c.yaml:5:1: redis: not built yet: Redis\nc.yaml:6:1: revocation: not built yet: revocation\n" +
-				"c.yaml:7:1: errors: not built yet: error bodies in the form of WSO2\nc.yaml:8:1: profiles: not built yet: named outputs of /transform\nc.yaml:9:1: signing: not built yet: our own signing keys",
+			name: "whole sections", body: corp + "redis: {}\nerrors: {}\nprofiles: []\nsigning: {}\n",
+			want: "c.yaml:5:1: redis: not built yet: Redis\n" +
+				"c.yaml:6:1: errors: not built yet: error bodies in the form of WSO2\nc.yaml:7:1: profiles: not built yet: named outputs of /transform\nc.yaml:8:1: signing: not built yet: our own signing keys",
 		},
-		{name: "cache.verdicts.shared", body: corp + "cache: {verdicts: {shared: never}}\n", want: "c.yaml:5:20: cache.verdicts.shared: not built yet: remembered verdicts in Redis"},
 		{
-			name: "keys of a caller", body: corp + "callers:\n  - id: a\n    secrets: [{sha256: " + digest + "}]\n    may: [introspect]\n    any_audience: true\n    clients: []\n    profiles: []\n",
-			want: "c.yaml:10:5: callers[0].clients: not built yet: revoking a client's own tokens\nc.yaml:11:5: callers[0].profiles: not built yet: named outputs of /transform",
+			name: "keys of a caller", body: corp + "callers:\n  - id: a\n    secrets: [{sha256: " + digest + "}]\n    may: [introspect]\n    any_audience: true\n    profiles: []\n",
+			want: "c.yaml:10:5: callers[0].profiles: not built yet: named outputs of /transform",
 		},
 		{
 			name: "permissions and methods of a caller",
-			body: corp + "callers:\n  - id: a\n    secrets: [{sha256: " + digest + "}]\n    may: [introspect, revoke, revoke_broad, fly]\n    methods: [client_secret_basic, private_key_jwt, tls_client_auth]\n    any_audience: true\n",
-			want: "c.yaml:8:23: callers[0].may[1]: revoke is not built yet: revocation\nc.yaml:8:31: callers[0].may[2]: revoke_broad is not built yet: revocation\n" +
-				"c.yaml:8:45: callers[0].may[3]: expected one of introspect, transform, auth, operate, explain, got \"fly\"\n" +
+			body: corp + "callers:\n  - id: a\n    secrets: [{sha256: " + digest + "}]\n    may: [introspect, fly]\n    methods: [client_secret_basic, private_key_jwt, tls_client_auth]\n    any_audience: true\n",
+			want: "c.yaml:8:23: callers[0].may[1]: expected one of introspect, transform, auth, revoke, revoke_broad, operate, explain, got \"fly\"\n" +
 				"c.yaml:9:36: callers[0].methods[1]: private_key_jwt is not built yet: authentication by a signed assertion\n" +
 				"c.yaml:9:53: callers[0].methods[2]: tls_client_auth is not built yet: authentication by a client certificate",
 		},
@@ -205,6 +204,28 @@ func TestFaults(t *testing.T) {
 			name: "public_url with a query", body: corp + "server: {public_url: 'https://a.example?b'}\n",
 			want: "c.yaml:5:10: server.public_url: expected a URL without user, query and fragment",
 		},
+
+		// Revocation.
+		{
+			name: "REV-01 clients of an issuer that does not exist, without an id, or twice",
+			body: corp + "callers:\n  - id: a\n    secrets: [{sha256: " + digest + "}]\n    any_audience: true\n    clients:\n      - {issuer: crop, client_id: app}\n      - {issuer: corp}\n      - {issuer: corp, client_id: app}\n      - {issuer: corp, client_id: app}\n",
+			want: "c.yaml:10:10: callers[0].clients[0].issuer: no issuer is named \"crop\"; did you mean corp?\n" +
+				"c.yaml:11:9: callers[0].clients[1].client_id: expected the id of a client, got an empty text\n" +
+				"c.yaml:13:9: callers[0].clients[3]: expected each client once, got the one of [2]",
+		},
+		{
+			name: "values of revocation that can't be", body: corp + "revocation: {max_delay: 1ms, max_entries: 0, grace: -1s, on_outage: refuse, require_existing: maybe}\n",
+			want: "c.yaml:5:14: revocation.max_delay: expected 100ms to 1m, got 1ms\n" +
+				"c.yaml:5:30: revocation.max_entries: expected at least 1, got 0\n" +
+				"c.yaml:5:46: revocation.grace: expected a duration with a unit such as 30s, got \"-1s\"\n" +
+				"c.yaml:5:58: revocation.on_outage: expected one of deny, allow, got \"refuse\"\n" +
+				"c.yaml:5:77: revocation.require_existing: expected true or false, got \"maybe\"",
+		},
+		{name: "part of a revocation", body: corp + "revocation: {max_entries: 1.5}\n", want: "c.yaml:5:14: revocation.max_entries: expected a whole number, got 1.5"},
+		{name: "more revocations than can be counted", body: corp + "revocation: {max_entries: 18446744073709551615}\n", want: "c.yaml:5:14: revocation.max_entries: expected a whole number, got 18446744073709551615"},
+		{name: "more revocations than can be counted, with an exponent", body: corp + "revocation: {max_entries: 1e30}\n", want: "c.yaml:5:14: revocation.max_entries: expected a whole number, got 1e+30"},
+		{name: "a text in place of a whole number", body: corp + "revocation: {max_entries: '5'}\n", want: "c.yaml:5:14: revocation.max_entries: expected a whole number, got \"5\""},
+		{name: "a whole number in the environment", body: corp, env: []string{"INTROSPECTD_REVOCATION__MAX_ENTRIES=many"}, want: "INTROSPECTD_REVOCATION__MAX_ENTRIES: revocation.max_entries: expected a whole number, got \"many\""},
 
 		// Policies.
 		{

@@ -71,8 +71,6 @@ func isUnmarshaler(t reflect.Type) bool {
 func later(key string) (string, bool) {
 	purpose, ok := map[string]string{
 		"auth.cacheable":                         "Cache-Control on the answers of /auth",
-		"cache.verdicts.shared":                  "remembered verdicts in Redis",
-		"callers[].clients":                      "revoking a client's own tokens",
 		"callers[].profiles":                     "named outputs of /transform",
 		"errors":                                 "error bodies in the form of WSO2",
 		"issuers[].claims.preset":                "ready-made claim mappings",
@@ -81,12 +79,9 @@ func later(key string) (string, bool) {
 		"issuers[].keys.truststore":              "keys from JKS and PKCS#12 stores",
 		"profiles":                               "named outputs of /transform",
 		"redis":                                  "Redis",
-		"revocation":                             "revocation",
 		"server.ext_authz_grpc":                  "Envoy's gRPC ext_authz",
 		"server.forwarded":                       "believing forwarded headers",
 		"signing":                                "our own signing keys",
-		"callers[].may[]=revoke":                 "revocation",
-		"callers[].may[]=revoke_broad":           "revocation",
 		"callers[].methods[]=private_key_jwt":    "authentication by a signed assertion",
 		"callers[].methods[]=tls_client_auth":    "authentication by a client certificate",
 		"callers[].methods[]=self_signed_tls_client_auth": "authentication by a client certificate",

@@ -57,6 +57,8 @@ func schemaOfKind(t reflect.Type) (*jsonschema.Schema, error) {
 	switch t.Kind() {
 	case reflect.Bool:
 		return &jsonschema.Schema{Type: "boolean"}, nil
+	case reflect.Int:
+		return &jsonschema.Schema{Type: "integer"}, nil
 	case reflect.Float64:
 		return &jsonschema.Schema{Type: "number"}, nil
 	case reflect.String:

@@ -74,6 +74,9 @@ func TestSchemaJudgesFiles(t *testing.T) {
 		{"any_audience as true", "callers: [{any_audience: true}]\n", true},
 		{"any_audience as names", "callers: [{any_audience: [a]}]\n", true},
 		{"any_audience as a text", "callers: [{any_audience: a}]\n", false},
+		{"a whole number", "revocation: {max_entries: 5}\n", true},
+		{"a broken number", "revocation: {max_entries: 5.5}\n", false},
+		{"a client", "callers: [{clients: [{issuer: a, client_id: b}]}]\n", true},
 		{"claims as a word", "callers: [{claims: minimal}]\n", true},
 		{"claims as another word", "callers: [{claims: all}]\n", false},
 		{"claims as names", "callers: [{claims: [sub]}]\n", true},
@@ -173,10 +176,20 @@ func TestReferenceNamesEveryKeyAndItsDefault(t *testing.T) {
 	}
 	_, scalars := written(t, body)
 	for key, value := range scalars {
-		if fmt.Sprint(value) != fmt.Sprint(defaults[key]) {
+		if inJSON(t, value) != inJSON(t, defaults[key]) {
 			t.Errorf("%s: the reference shows %v, the default is %v", key, value, defaults[key])
 		}
 	}
+}
+
+// inJSON spells equal numbers alike, whatever read them.
+func inJSON(t *testing.T, value any) string {
+	t.Helper()
+	text, err := json.Marshal(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 // Lists and maps of the reference that have a default show it too.
@@ -190,6 +203,7 @@ func TestReferenceShowsDefaultLists(t *testing.T) {
 		{"server", full.Server, bare.Server},
 		{"auth", full.Auth, bare.Auth},
 		{"cache", full.Cache, bare.Cache},
+		{"revocation", full.Revocation, bare.Revocation},
 		{"telemetry", full.Telemetry, bare.Telemetry},
 		{"policies[0].headers", full.Policies[0].Headers, bare.Policies[0].Headers},
 		{"issuers[0].claims", fmt.Sprint(full.Issuers[0].Claims), fmt.Sprint(bare.Issuers[0].Claims)},

@@ -17,6 +17,7 @@ import (
 	"introspectd/internal/callers"
 	"introspectd/internal/claims"
 	"introspectd/internal/introspect"
+	"introspectd/internal/revoke"
 )
 
 // AdminOptions are what the admin listener shows and does.
@@ -32,8 +33,12 @@ type AdminOptions struct {
 	Issuers func() any
 	// Refresh fetches an issuer's keys anew; ErrNoIssuer for an unknown name.
 	Refresh func(ctx context.Context, name string) error
-	// Introspector explains tokens.
+	// Introspector explains tokens, and withdraws what they give.
 	Introspector *introspect.Introspector
+	// Revocations is the list that Introspector works with.
+	Revocations *revoke.List
+	// Names maps each iss to the issuer's configured name.
+	Names map[string]string
 	// Address is the listener's own, Hosts are further names it answers to.
 	Address string
 	Hosts   []string
@@ -41,7 +46,9 @@ type AdminOptions struct {
 }
 
 // ErrNoIssuer says that no issuer is configured under a name.
-var ErrNoIssuer = errors.New("no issuer of this name is configured")
+var ErrNoIssuer = introspect.ErrNoIssuer
+
+const noIssuer = "no issuer of this name is configured"
 
 // NewAdmin returns the handler of the admin listener.
 func NewAdmin(o AdminOptions) http.Handler {
@@ -52,9 +59,12 @@ func NewAdmin(o AdminOptions) http.Handler {
 	unreported.GET("/openapi.yaml", func(c *gin.Context) {
 		c.Data(http.StatusOK, "application/yaml", o.OpenAPI)
 	})
-	unreported.GET("/issuers", func(c *gin.Context) { writeJSON(c.Writer, o.Issuers()) })
+	unreported.GET("/issuers", func(c *gin.Context) { writeJSON(c.Writer, http.StatusOK, o.Issuers()) })
 	e.POST("/issuers/:name/refresh", func(c *gin.Context) { o.act(c, callers.Operate, "/issuers/{name}/refresh", o.refresh(c.Param("name"))) })
 	e.POST("/explain", func(c *gin.Context) { o.act(c, callers.Explain, "/explain", o.explain) })
+	e.POST("/revocations", func(c *gin.Context) { o.act(c, callers.RevokeBroad, "/revocations", o.withdraw) })
+	e.GET("/revocations", func(c *gin.Context) { o.act(c, callers.RevokeBroad, "/revocations", o.list) })
+	e.DELETE("/revocations/:id", func(c *gin.Context) { o.act(c, callers.RevokeBroad, "/revocations/{id}", o.takeBack(c.Param("id"))) })
 	if o.PProf {
 		e.GET("/debug/pprof/*profile", func(c *gin.Context) { o.act(c, callers.Operate, "/debug/pprof", profile) })
 	}
@@ -104,9 +114,12 @@ func hostOnly(hostport string) string {
 	return strings.ToLower(strings.Trim(hostport, "[]"))
 }
 
+// act is what a caller does here.
+type act func(w http.ResponseWriter, r *http.Request, who *callers.Caller) outcome
+
 // act runs one act of a caller that may do it, and writes its audit line: who,
 // what, result.
-func (o *AdminOptions) act(c *gin.Context, needs callers.Permission, route string, act handler) {
+func (o *AdminOptions) act(c *gin.Context, needs callers.Permission, route string, run act) {
 	o.Observer.serve(c.Writer, c.Request, route, func(w http.ResponseWriter, r *http.Request) outcome {
 		// A browser that remembers an operator's credentials sends them for
 		// any page that asks.
@@ -116,42 +129,89 @@ func (o *AdminOptions) act(c *gin.Context, needs callers.Permission, route strin
 		gate := API{callers: o.Callers}
 		who, out, ok := gate.authenticate(w, callers.Credentials{Authorization: r.Header["Authorization"], Peer: r.RemoteAddr}, needs)
 		if ok {
-			out = act(w, r)
+			out = run(w, r, who)
 			out.caller = who.ID
 		}
 		attrs := []any{"audit", true, "who", out.caller, "what", r.Method + " " + route, "status", out.status}
 		if out.issuer != "" {
 			attrs = append(attrs, "issuer", out.issuer)
 		}
+		if out.kind != 0 {
+			attrs = append(attrs, "kind", out.kind.String())
+		}
+		if len(out.revocations) > 0 {
+			attrs = append(attrs, "revocations", out.revocations)
+		}
+		if out.note != "" {
+			attrs = append(attrs, "note", out.note)
+		}
 		o.Observer.log.InfoContext(r.Context(), "admin act", attrs...)
 		return out
 	})
 }
 
-func (o *AdminOptions) refresh(name string) handler {
-	return func(w http.ResponseWriter, r *http.Request) outcome {
-		if r.ContentLength != 0 {
-			if bad := onlyJSON(r); bad != nil {
-				return refuse(w, bad)
-			}
+// refresh answers POST /issuers/{name}/refresh; with drop=true no store may bring
+// the present keys back, only the issuer itself.
+func (o *AdminOptions) refresh(name string) act {
+	return func(w http.ResponseWriter, r *http.Request, who *callers.Caller) outcome {
+		if bad := noneOrJSON(r); bad != nil {
+			return refuse(w, bad)
 		}
-		if r.URL.RawQuery != "" {
+		drop := r.URL.RawQuery == "drop=true"
+		if r.URL.RawQuery != "" && !drop {
 			// Whoever asks to drop keys must not be told that it was done.
-			return refuse(w, badRequest("no parameter is built yet"))
+			return refuse(w, badRequest("expected no parameter but drop=true"))
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), 10*time.Second)
 		defer cancel()
-		switch err := o.Refresh(ctx, name); {
-		case errors.Is(err, ErrNoIssuer):
-			return refuse(w, &problem{status: http.StatusNotFound, code: "not_found", description: "no issuer of this name is configured"})
-		case err != nil:
-			out := refuse(w, &problem{status: http.StatusBadGateway, code: "temporarily_unavailable", description: "the keys could not be fetched"})
-			out.err, out.issuer = err, name
-			return out
+		var untold error
+		out := outcome{issuer: name}
+		if drop {
+			out.note = "keys dropped"
+			// Without a store there is nothing that could bring a key back.
+			if err := o.Introspector.DropKeys(ctx, name, who.ID); !errors.Is(err, revoke.ErrNoStore) {
+				untold = err
+			}
+		}
+		err := o.Refresh(ctx, name)
+		if errors.Is(err, ErrNoIssuer) {
+			return refuse(w, &problem{status: http.StatusNotFound, code: "not_found", description: noIssuer})
+		}
+		if bad := unrefreshed(drop, untold, err); bad != nil {
+			out.err = errors.Join(untold, err)
+			return out.refused(w, bad)
 		}
 		respond(w, http.StatusOK, []byte(`{"refreshed":true}`))
-		return outcome{status: http.StatusOK, issuer: name}
+		out.status = http.StatusOK
+		return out
 	}
+}
+
+// unrefreshed says what is left undone: untold is why other replicas may not
+// know that the keys were dropped, unfetched why there are no new ones.
+func unrefreshed(drop bool, untold, unfetched error) *problem {
+	bad := &problem{status: http.StatusBadGateway, code: "temporarily_unavailable"}
+	switch {
+	case untold != nil && unfetched != nil:
+		bad.status, bad.description = http.StatusServiceUnavailable, "the keys were dropped here, and could not be fetched; other replicas may still have them"
+	case untold != nil:
+		bad.status, bad.description = http.StatusServiceUnavailable, "the keys were dropped here, and fetched; other replicas may still have the old ones"
+	case unfetched != nil && drop:
+		bad.description = "the keys were dropped, and could not be fetched"
+	case unfetched != nil:
+		bad.description = "the keys could not be fetched"
+	default:
+		return nil
+	}
+	return bad
+}
+
+// noneOrJSON is onlyJSON for acts that need no body.
+func noneOrJSON(r *http.Request) *problem {
+	if r.ContentLength == 0 {
+		return nil
+	}
+	return onlyJSON(r)
 }
 
 // onlyJSON refuses what a page of another origin can send with a browser's
@@ -164,7 +224,7 @@ func onlyJSON(r *http.Request) *problem {
 }
 
 // explain answers POST /explain {"token"} with the ladder of its judgement.
-func (o *AdminOptions) explain(w http.ResponseWriter, r *http.Request) outcome {
+func (o *AdminOptions) explain(w http.ResponseWriter, r *http.Request, _ *callers.Caller) outcome {
 	if bad := onlyJSON(r); bad != nil {
 		return refuse(w, bad)
 	}
@@ -178,11 +238,11 @@ func (o *AdminOptions) explain(w http.ResponseWriter, r *http.Request) outcome {
 	if err != nil || !ok || len(set) != 1 {
 		return refuse(w, badRequest("expected a JSON object with the member token"))
 	}
-	writeJSON(w, o.Introspector.Explain(r.Context(), token, time.Now()))
+	writeJSON(w, http.StatusOK, o.Introspector.Explain(r.Context(), token, time.Now()))
 	return outcome{status: http.StatusOK}
 }
 
-func profile(w http.ResponseWriter, r *http.Request) outcome {
+func profile(w http.ResponseWriter, r *http.Request, _ *callers.Caller) outcome {
 	switch name := strings.TrimPrefix(r.URL.Path, "/debug/pprof/"); name {
 	case "cmdline":
 		pprof.Cmdline(w, r)
@@ -199,7 +259,7 @@ func profile(w http.ResponseWriter, r *http.Request) outcome {
 }
 
 // writeJSON answers v without the escapes for HTML that encoding/json adds.
-func writeJSON(w http.ResponseWriter, v any) {
+func writeJSON(w http.ResponseWriter, status int, v any) {
 	var body bytes.Buffer
 	encoder := json.NewEncoder(&body)
 	encoder.SetEscapeHTML(false)
@@ -207,5 +267,5 @@ func writeJSON(w http.ResponseWriter, v any) {
 		respond(w, http.StatusInternalServerError, errorBody("server_error", ""))
 		return
 	}
-	respond(w, http.StatusOK, bytes.TrimSuffix(body.Bytes(), []byte("\n")))
+	respond(w, status, bytes.TrimSuffix(body.Bytes(), []byte("\n")))
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -14,6 +15,7 @@ import (
 
 	"introspectd/internal/callers"
 	"introspectd/internal/httpapi"
+	"introspectd/internal/revoke"
 )
 
 // sendAdmin sends to the admin listener as if it were asked for by localhost.
@@ -89,6 +91,8 @@ func TestAdmin(t *testing.T) {
 			{"POST", "/issuers/corp/refresh", "", "operator"},
 			{"GET", "/debug/pprof/cmdline", "", "operator"},
 			{"GET", "/debug/pprof/", "", "operator"},
+			{"POST", "/issuers/corp/refresh?drop=true", "", "operator"},
+			{"GET", "/revocations", "", "officer"},
 		} {
 			send := func(headers ...string) response {
 				if act.body != "" {
@@ -99,7 +103,7 @@ func TestAdmin(t *testing.T) {
 			send().wantError(t, http.StatusUnauthorized, "invalid_client").wantHeader(t, "WWW-Authenticate", basicLine, bearerLine)
 			send("Authorization", basic(act.caller, "wrong")).wantError(t, http.StatusUnauthorized, "invalid_client")
 			send("Authorization", basic(act.caller, secretOf(act.caller)), "Authorization", "Bearer x").wantError(t, http.StatusBadRequest, "invalid_request")
-			for _, id := range []string{"orders", "gateway", "explainer", "operator"} {
+			for _, id := range []string{"orders", "gateway", "explainer", "operator", "officer", "revoke-any"} {
 				want := http.StatusForbidden
 				if id == act.caller {
 					want = http.StatusOK
@@ -135,8 +139,14 @@ func TestAdmin(t *testing.T) {
 			f.sendAdmin("POST", "/issuers/corp/refresh", "", append(header, asOperator...)...).wantError(t, http.StatusForbidden, "access_denied")
 		}
 	})
-	t.Run("ADMIN refresh: what isn't built is refused, not ignored", func(t *testing.T) {
-		f.sendAdmin("POST", "/issuers/corp/refresh?drop=true", "", asOperator...).wantError(t, http.StatusBadRequest, "invalid_request")
+	t.Run("ADMIN refresh: what isn't understood is refused, not ignored", func(t *testing.T) {
+		before := f.revocations.Len()
+		for _, query := range []string{"drop", "drop=", "drop=false", "drop=TRUE", "Drop=true", "drop=true&drop=true", "drop=true&x=y", "x=y&drop=true", "&drop=true", "x"} {
+			f.sendAdmin("POST", "/issuers/corp/refresh?"+query, "", asOperator...).wantError(t, http.StatusBadRequest, "invalid_request")
+		}
+		if got := f.revocations.Len(); got != before {
+			t.Errorf("got %d records, want %d as before", got, before)
+		}
 	})
 	t.Run("ADMIN JSON bodies only: a web page's form is refused", func(t *testing.T) {
 		for _, kind := range []string{formType, "multipart/form-data", "text/plain"} {
@@ -252,6 +262,7 @@ func TestMetricsListener(t *testing.T) {
 
 func TestReadiness(t *testing.T) {
 	const none, some, all = 0, 1, 2
+	whole := revoke.State{Complete: true, Current: true}
 	keys := func(n int) map[string]bool { return map[string]bool{"a": n > 0, "b": n > 1} }
 	type look struct {
 		after  time.Duration
@@ -274,7 +285,7 @@ func TestReadiness(t *testing.T) {
 				gate := httpapi.NewGate()
 				for n, l := range row.looks {
 					time.Sleep(l.after)
-					got := gate.Read(keys(l.keys))
+					got := gate.Read(keys(l.keys), whole)
 					if got.Status != l.status || got.Ready != l.ready {
 						t.Errorf("look %d: got %+v, want %s, ready %t", n, got, l.status, l.ready)
 					}
@@ -284,12 +295,43 @@ func TestReadiness(t *testing.T) {
 	}
 	t.Run("READYZ draining is unready for good", func(t *testing.T) {
 		gate := httpapi.NewGate()
-		gate.Read(keys(all))
+		gate.Read(keys(all), whole)
 		gate.Drain()
 		for range 2 {
-			if got := gate.Read(keys(all)); got.Ready || got.Status != "draining" {
+			if got := gate.Read(keys(all), whole); got.Ready || got.Status != "draining" {
 				t.Errorf("got %+v, want draining and unready", got)
 			}
+		}
+	})
+	t.Run("READYZ the list of revocations: late is degraded, denying is unready", func(t *testing.T) {
+		late := revoke.State{Complete: true, Lag: time.Minute}
+		denying, never := revoke.State{Complete: true, Lag: time.Hour, Denies: true}, revoke.State{Denies: true}
+		allowing := revoke.State{Lag: time.Hour}
+		gate := httpapi.NewGate()
+		for n, row := range []struct {
+			keys    int
+			list    revoke.State
+			status  string
+			ready   bool
+			missing []string
+		}{
+			{none, never, "starting", false, []string{"keys of a", "keys of b", "revocations: no complete list was read yet"}},
+			{all, never, "revocations_unknown", false, []string{"revocations: no complete list was read yet"}},
+			{all, whole, "ready", true, nil},
+			{all, late, "degraded", true, []string{"revocations: the list is 1m0s old"}},
+			{some, late, "degraded", true, []string{"keys of b", "revocations: the list is 1m0s old"}},
+			{all, denying, "revocations_unknown", false, []string{"revocations: the list is 1h0m0s old"}},
+			{all, allowing, "degraded", true, []string{"revocations: no complete list was read yet"}},
+			{all, whole, "ready", true, nil},
+		} {
+			got := gate.Read(keys(row.keys), row.list)
+			if got.Status != row.status || got.Ready != row.ready || !slices.Equal(got.Missing, row.missing) {
+				t.Errorf("look %d: got %+v, want %s, ready %t, missing %q", n, got, row.status, row.ready, row.missing)
+			}
+		}
+		gate.Drain()
+		if got := gate.Read(keys(all), denying); got.Status != "draining" {
+			t.Errorf("got %+v, want draining", got)
 		}
 	})
 	t.Run("READYZ on the wire", func(t *testing.T) {
@@ -320,7 +362,7 @@ func TestReadiness(t *testing.T) {
 		for n := range 20 {
 			issuers[fmt.Sprintf("issuer-%02d", n)] = n == 7
 		}
-		got := httpapi.NewGate().Read(issuers).Missing
+		got := httpapi.NewGate().Read(issuers, whole).Missing
 		if len(got) != 19 || got[0] != "keys of issuer-00" || got[7] != "keys of issuer-08" || got[18] != "keys of issuer-19" {
 			t.Errorf("got %v, want 19 in order", got)
 		}

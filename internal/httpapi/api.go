@@ -11,6 +11,18 @@
 // Each handler returns what happened as a value, and one place turns that into
 // the log line, the metrics and the span. No request carries a logger, and
 // nothing is logged twice.
+//
+// /revoke tells no more than /introspect. Context: a caller could try tokens
+// that it found, and RFC 7009 has an error for those of other clients. Choice:
+// that error is answered only where the caller's own demand would show it the
+// token active; all else that it may not revoke is 200, as if there were
+// nothing to do. Cost: a caller whose clients are configured wrongly is told so
+// by the log alone.
+//
+// Acts on revocations are bound to the caller's issuers, also those that read
+// and delete. What lies beyond them is 403 where the caller named the issuer
+// itself, and unknown where it named an id. Cost: an operator for all issuers
+// needs any_issuer.
 package httpapi
 
 import (
@@ -77,6 +89,7 @@ func New(o Options) *API {
 	a.engine.POST("/introspect", a.observed("/introspect", a.introspect))
 	a.engine.POST("/oauth2/introspect", a.observed("/oauth2/introspect", a.introspect))
 	a.engine.POST("/transform", a.observed("/transform", a.transform))
+	a.engine.POST("/revoke", a.observed("/revoke", a.revoke))
 	unreported := a.engine.Group("", a.observer.guard)
 	unreported.GET("/livez", livez)
 	unreported.GET("/readyz", readyz(a.ready, false))

@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -97,6 +98,49 @@ func FuzzAuthorizationHeader(f *testing.F) {
 			if w.Code != 200 && w.Header().Get("X-Auth-Subject") != "" {
 				t.Fatalf("%s %q: got an identity with %d", path, line, w.Code)
 			}
+		}
+	})
+}
+
+// FuzzWithdrawal feeds bodies to POST /revocations: what is taken has a target
+// and an issuer by every JSON reader, and is listed as it was asked for.
+func FuzzWithdrawal(f *testing.F) {
+	fix := fuzzed(f)
+	for _, seed := range []string{
+		`{"issuer":"corp","sub":"a"}`, `{"issuer":"corp","all":true}`, `{"issuer":"partner","jti":"a","expires":"2095-11-25T09:30:00Z"}`, `{"issuer":"corp","kid":"a","not_before":"2026-11-25T09:30:00+01:00"}`,
+		`{"issuer":"corp","sub":"a","sub":"b"}`, `{"issuer":"corp","sid":"\u0000"}`, `{"issuer":"corp","client_id":"\ud800"}`, `{"issuer":"nobody","sub":"a"}`, `{}`, `null`, ``, `{"issuer":"corp","sub":"a","not_before":"0001-01-01T00:00:00Z"}`,
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, body string) {
+		r := httptest.NewRequest(http.MethodPost, "http://localhost/revocations", strings.NewReader(body))
+		r.RemoteAddr = loopback
+		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set("Authorization", basic("officer", secretOf("officer")))
+		w := httptest.NewRecorder()
+		fix.admin.ServeHTTP(w, r)
+		switch w.Code {
+		case http.StatusBadRequest, http.StatusNotFound, http.StatusRequestEntityTooLarge, http.StatusServiceUnavailable:
+			return
+		case http.StatusCreated:
+		default:
+			t.Fatalf("body %q: got %d %s, want 201, 400, 404, 413, or 503 when the list is full", body, w.Code, w.Body)
+		}
+		var asked map[string]any
+		if err := json.Unmarshal([]byte(body), &asked); err != nil {
+			t.Fatalf("body %q: got 201, though encoding/json says %v", body, err)
+		}
+		var got page
+		if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || len(got.Revocations) == 0 {
+			t.Fatalf("body %q: got %s, want revocations", body, w.Body)
+		}
+		first := got.Revocations[0]
+		value, named := asked[first.Kind]
+		if first.Kind == "issuer" {
+			value, named = "", asked["all"] == true
+		}
+		if !named || first.Value != value || first.Issuer != asked["issuer"] {
+			t.Fatalf("body %q: got %+v, want what was asked for", body, first)
 		}
 	})
 }

@@ -83,9 +83,6 @@ func (p *parameters) check(needs callers.Permission) *problem {
 	return nil
 }
 
-// reasonUnavailable is the label of verdicts that could not be made.
-const reasonUnavailable = "keys_unavailable"
-
 // judged notes a verdict.
 func (o outcome) judged(a introspect.Answer, reason verify.Reason, active bool) outcome {
 	o.isVerdict, o.active = true, active
@@ -96,6 +93,6 @@ func (o outcome) judged(a introspect.Answer, reason verify.Reason, active bool) 
 // failed notes that no verdict could be made.
 func (o outcome) failed(a introspect.Answer, err error) outcome {
 	o.status, o.isVerdict, o.err = http.StatusServiceUnavailable, true, err
-	o.reason, o.issuer, o.ref = reasonUnavailable, a.Issuer(), a.Ref()
+	o.reason, o.issuer, o.ref = introspect.Unavailable(err), a.Issuer(), a.Ref()
 	return o
 }

@@ -34,6 +34,7 @@ import (
 	"introspectd/internal/introspect"
 	"introspectd/internal/jwks"
 	"introspectd/internal/memstore"
+	"introspectd/internal/revoke"
 	"introspectd/internal/transform"
 	"introspectd/internal/verify"
 )
@@ -150,6 +151,9 @@ type setup struct {
 	states   func() any
 	ready    func() httpapi.Readiness
 	refresh  map[string]error // what a refresh of an issuer comes to
+	// refreshed, when set, is called at each.
+	refreshed func()
+	list      revoke.Options // without a store it takes nothing
 }
 
 // fixture is the service below its listeners: real keys in files, everything
@@ -160,6 +164,37 @@ type fixture struct {
 	gate                *httpapi.Gate
 	log                 *syncBuffer
 	clock               *clock
+	revocations         *revoke.List
+	shelf               *shelf // that keeps them, unless setup says otherwise
+}
+
+// shelf is a store of revocations in memory that can be made to fail.
+type shelf struct {
+	mu      sync.Mutex
+	err     error
+	records map[revoke.Name]time.Time // when each is over
+}
+
+func (s *shelf) Append(_ context.Context, name revoke.Name, _ []byte, expires time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.records[name] = expires
+	}
+	return s.err
+}
+
+// fail has it refuse everything, until it is told otherwise.
+func (s *shelf) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = err
+}
+
+func (s *shelf) kept() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.records)
 }
 
 // clock is the wall clock, set forward.
@@ -224,7 +259,14 @@ func standardCallers() []callers.Config {
 	gateway.BearerTokens = digestOf(bearerOf("gateway"))
 	rotating := caller("rotating", both...)
 	rotating.Secrets = append(rotating.Secrets, digestOf("secret-of-tomorrow-0123456789")...)
+
+	revoker, owner, clerk := caller("revoker", callers.Revoke), caller("owner", both...), caller("clerk", callers.RevokeBroad)
+	revoker.AnyIssuer, revoker.Issuers = false, []string{"corp"}
+	revoker.BearerTokens = digestOf(bearerOf("revoker"))
+	owner.Clients = []callers.Client{{Issuer: "corp", ClientID: "app"}, {Issuer: "partner", ClientID: "desk"}}
+	clerk.AnyIssuer, clerk.Issuers = false, []string{"corp"}
 	return []callers.Config{
+		revoker, owner, clerk, caller("revoke-any", callers.Revoke), caller("officer", callers.RevokeBroad),
 		orders, desk, caller("any", both...), small, listed, absent, posting, basic, gateway, rotating,
 		caller("operator", callers.Operate), caller("explainer", callers.Explain),
 	}
@@ -263,7 +305,7 @@ func issuerConfig(name, iss string) introspect.IssuerConfig {
 
 func newFixture(t testing.TB, changes ...func(*setup)) *fixture {
 	t.Helper()
-	f := &fixture{TB: t, log: &syncBuffer{}, clock: &clock{}, gate: httpapi.NewGate()}
+	f := &fixture{TB: t, log: &syncBuffer{}, clock: &clock{}, gate: httpapi.NewGate(), shelf: &shelf{records: map[revoke.Name]time.Time{}}}
 	s := setup{
 		issuers:  []introspect.IssuerConfig{issuerConfig("corp", corpIss), issuerConfig("partner", partnerIss), issuerConfig("dark", darkIss)},
 		callers:  standardCallers(),
@@ -273,8 +315,12 @@ func newFixture(t testing.TB, changes ...func(*setup)) *fixture {
 		meter:    metricnoop.Meter{},
 		log:      io.MultiWriter(f.log, &suite),
 		address:  "127.0.0.1:8081",
-		ready:    func() httpapi.Readiness { return f.gate.Read(map[string]bool{"corp": true}) },
+		ready:    func() httpapi.Readiness { return f.gate.Read(map[string]bool{"corp": true}, f.revocations.State()) },
 		refresh:  map[string]error{"corp": nil},
+		list: revoke.Options{
+			Config: revoke.Config{MaxDelay: time.Second, MaxEntries: 10_000, Grace: 5 * time.Minute, OnOutage: revoke.Deny},
+			File:   f.shelf, Now: f.clock.now,
+		},
 	}
 	s.states = func() any { return map[string]any{"issuers": []string{"corp"}} }
 	for _, change := range changes {
@@ -287,8 +333,10 @@ func newFixture(t testing.TB, changes ...func(*setup)) *fixture {
 // wire does what cmd's world does.
 func (f *fixture) wire(s setup) {
 	f.Helper()
+	names := map[string]string{}
 	var issuers []introspect.Issuer
 	for _, row := range s.issuers {
+		names[row.Issuer] = row.Name
 		row.Keys = f.keySource(row.Name)
 		keys, err := jwks.New(row.Keys, jwks.Options{Name: row.Name, Issuer: row.Issuer, Now: f.clock.now})
 		f.must(err)
@@ -297,9 +345,11 @@ func (f *fixture) wire(s setup) {
 	log := slog.New(slog.NewJSONHandler(s.log, nil))
 	observer, err := httpapi.NewObserver(log, s.meter, tracenoop.NewTracerProvider().Tracer(""), propagation.TraceContext{})
 	f.must(err)
+	f.revocations, err = revoke.New(s.list)
+	f.must(err)
 	introspector, err := introspect.New(issuers, introspect.Options{
 		Cache: introspect.CacheConfig{Verdicts: introspect.VerdictsConfig{TTL: 5 * time.Minute, InactiveTTL: 10 * time.Second}},
-		Store: s.store, DigestKey: s.digests, Meter: s.meter, Now: f.clock.now,
+		Store: s.store, DigestKey: s.digests, Revocations: f.revocations, Meter: s.meter, Now: f.clock.now,
 	})
 	f.must(err)
 	who, err := callers.New(s.callers, callers.NewLimits(f.clock.now))
@@ -318,6 +368,7 @@ func (f *fixture) wire(s setup) {
 	f.admin = httpapi.NewAdmin(httpapi.AdminOptions{
 		Callers: who, Observer: observer, Ready: s.ready, Metrics: figures, OpenAPI: []byte("openapi: 3.1.0\n"),
 		Issuers: s.states, Refresh: s.doRefresh, Introspector: introspector, Address: s.address, Hosts: s.hosts, PProf: s.pprof,
+		Revocations: f.revocations, Names: names,
 	})
 	f.metrics = httpapi.NewMetrics(observer, s.ready, figures)
 }
@@ -645,6 +696,9 @@ func (s setup) doRefresh(_ context.Context, name string) error {
 	err, ok := s.refresh[name]
 	if !ok {
 		return httpapi.ErrNoIssuer
+	}
+	if s.refreshed != nil {
+		s.refreshed()
 	}
 	return err
 }

@@ -14,17 +14,22 @@ import (
 // member itself is required.
 func metadata(publicURL string) gin.HandlerFunc {
 	base := strings.TrimSuffix(publicURL, "/")
+	methods := []string{"client_secret_basic", "client_secret_post"}
 	body, err := json.Marshal(struct {
 		Issuer                string   `json:"issuer"`
 		IntrospectionEndpoint string   `json:"introspection_endpoint"`
 		IntrospectionMethods  []string `json:"introspection_endpoint_auth_methods_supported"`
+		RevocationEndpoint    string   `json:"revocation_endpoint"`
+		RevocationMethods     []string `json:"revocation_endpoint_auth_methods_supported"`
 		TokenEndpoint         string   `json:"token_endpoint"`
 		ResponseTypes         []string `json:"response_types_supported"`
 		Claims                []string `json:"claims_supported"`
 	}{
 		Issuer:                publicURL,
 		IntrospectionEndpoint: base + "/introspect",
-		IntrospectionMethods:  []string{"client_secret_basic", "client_secret_post"},
+		IntrospectionMethods:  methods,
+		RevocationEndpoint:    base + "/revoke",
+		RevocationMethods:     methods,
 		TokenEndpoint:         base + "/token",
 		ResponseTypes:         []string{"none"},
 		Claims:                []string{"active", "scope", "client_id", "username", "token_type", "exp", "iat", "nbf", "sub", "aud", "iss", "jti", "cnf"},

@@ -20,6 +20,8 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/time/rate"
+
+	"introspectd/internal/revoke"
 )
 
 // outcome is what happened to one request: all that is logged and counted of
@@ -37,6 +39,11 @@ type outcome struct {
 	issuer    string
 	reason    string
 	ref       string
+
+	// Of an act that withdraws rights or gives them back: what it went by, and
+	// the ids of the revocations.
+	kind        revoke.Kind
+	revocations []string
 }
 
 // handler answers one request and says what happened.

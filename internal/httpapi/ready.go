@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
+
+	"introspectd/internal/revoke"
 )
 
 // startGrace is how long a replica waits for the keys of every issuer before
@@ -18,8 +20,9 @@ const startGrace = 30 * time.Second
 // Readiness is the state of a replica as /readyz tells it.
 type Readiness struct {
 	Ready bool `json:"-"`
-	// Status is ready, degraded (ready, but something is missing), starting
-	// or draining.
+	// Status is ready, degraded (ready, but something is missing), starting,
+	// revocations_unknown (the list of revocations makes us answer nothing) or
+	// draining.
 	Status string `json:"status"`
 	// Missing names what is not as it should be.
 	Missing []string `json:"missing,omitempty"`
@@ -40,10 +43,12 @@ func NewGate() *Gate { return &Gate{start: time.Now()} }
 func (g *Gate) Drain() { g.draining.Store(true) }
 
 // Read returns the state, given for each issuer by name whether it has usable
-// keys. Once ready, a replica stays so when it loses an issuer: others would
-// fare no better. One that never had a key is never ready, so that a rollout
-// can't replace replicas that know keys by ones that don't.
-func (g *Gate) Read(issuers map[string]bool) Readiness {
+// keys, and that of the list of revocations. Once ready, a replica stays so when
+// it loses an issuer: others would fare no better. One that never had a key is
+// never ready, so that a rollout can't replace replicas that know keys by ones
+// that don't. Neither is one whose list denies, for as long as it does: it
+// answers every token with an error, and another may have the list.
+func (g *Gate) Read(issuers map[string]bool, list revoke.State) Readiness {
 	var missing []string
 	for name, hasKeys := range issuers {
 		if !hasKeys {
@@ -55,12 +60,17 @@ func (g *Gate) Read(issuers map[string]bool) Readiness {
 	if len(missing) == 0 || some && time.Since(g.start) >= startGrace {
 		g.latched.Store(true)
 	}
+	if problem := list.Problem(); problem != "" {
+		missing = append(missing, problem)
+	}
 	r := Readiness{Missing: missing}
 	switch {
 	case g.draining.Load():
 		r.Status = "draining"
 	case !g.latched.Load():
 		r.Status = "starting"
+	case list.Denies:
+		r.Status = "revocations_unknown"
 	case len(missing) > 0:
 		r.Status, r.Ready = "degraded", true
 	default:

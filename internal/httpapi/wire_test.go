@@ -238,7 +238,7 @@ func TestErrors(t *testing.T) {
 	f := newFixture(t)
 	t.Run("ERR-01 no such path, no redirect", func(t *testing.T) {
 		for _, path := range []string{
-			"/", "/introspect/", "/INTROSPECT", "/oauth2/introspect/", "/oauth2", "/revoke", "/jwks.json", "/token", "/authx", "/metrics", "/issuers", "/explain", "/debug/pprof/", "/dev/token", "/openapi.yaml",
+			"/", "/introspect/", "/INTROSPECT", "/oauth2/introspect/", "/oauth2", "/revoke/", "/oauth2/revoke", "/revocations", "/jwks.json", "/token", "/authx", "/metrics", "/issuers", "/explain", "/debug/pprof/", "/dev/token", "/openapi.yaml",
 			"/.well-known/openid-configuration", "/livez/", "//introspect", "/./introspect",
 		} {
 			for _, method := range []string{"GET", "POST"} {
@@ -319,7 +319,7 @@ func TestMetadata(t *testing.T) {
 		t.Run("MET-01 "+path, func(t *testing.T) {
 			got := f.send("GET", path, "").wantStatus(t, http.StatusOK).wantHeader(t, "Content-Type", "application/json").wantHeader(t, "Cache-Control", "max-age=3600")
 			doc := got.object(t)
-			for name, want := range map[string]any{"issuer": base, "introspection_endpoint": base + "/introspect", "token_endpoint": base + "/token"} {
+			for name, want := range map[string]any{"issuer": base, "introspection_endpoint": base + "/introspect", "revocation_endpoint": base + "/revoke", "token_endpoint": base + "/token"} {
 				if doc[name] != want {
 					t.Errorf("%s: got %v, want %v", name, doc[name], want)
 				}
@@ -327,11 +327,13 @@ func TestMetadata(t *testing.T) {
 			if got := fmt.Sprint(doc["response_types_supported"]); got != "[none]" {
 				t.Errorf("response_types_supported: got %s, want [none]", got)
 			}
-			if got := fmt.Sprint(doc["introspection_endpoint_auth_methods_supported"]); !strings.Contains(got, "client_secret_basic") {
-				t.Errorf("introspection_endpoint_auth_methods_supported: got %s, want client_secret_basic in it", got)
+			for _, name := range []string{"introspection_endpoint_auth_methods_supported", "revocation_endpoint_auth_methods_supported"} {
+				if got := fmt.Sprint(doc[name]); got != "[client_secret_basic client_secret_post]" {
+					t.Errorf("%s: got %s, want client_secret_basic and client_secret_post", name, got)
+				}
 			}
 			// What is not built must not be promised, and no list is empty.
-			for _, name := range []string{"jwks_uri", "revocation_endpoint", "grant_types_supported", "introspection_signing_alg_values_supported", "introspection_endpoint_auth_signing_alg_values_supported", "authorization_endpoint"} {
+			for _, name := range []string{"jwks_uri", "grant_types_supported", "introspection_signing_alg_values_supported", "introspection_endpoint_auth_signing_alg_values_supported", "authorization_endpoint"} {
 				if _, ok := doc[name]; ok {
 					t.Errorf("%s: got %v, want none", name, doc[name])
 				}

@@ -14,13 +14,15 @@ import (
 // Answer is what we know of one token: nothing in it depends on who asks. The
 // zero value is inactive. An Answer is immutable.
 type Answer struct {
-	active  bool
-	reason  verify.Reason
-	issuer  *issuer
-	input   [sha256.Size]byte
-	expires int64
-	spans   []byte // ends of names and values in body, see entryHead
-	body    []byte
+	active   bool
+	reason   verify.Reason
+	issuer   *issuer
+	input    [sha256.Size]byte
+	expires  int64
+	issuedAt int64
+	marks    []byte // see marksOf
+	spans    []byte // ends of names and values in body, see entryHead
+	body     []byte
 }
 
 // Active says whether the token is good, to anyone who may be told at all.

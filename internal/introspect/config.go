@@ -2,6 +2,7 @@ package introspect
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,7 +23,8 @@ type CacheConfig struct {
 	Verdicts VerdictsConfig `koanf:"verdicts"`
 }
 
-// VerdictsConfig bounds the remembered verdicts of this process.
+// VerdictsConfig bounds the remembered verdicts of this process, and says which
+// it shares.
 type VerdictsConfig struct {
 	// Size is the memory for remembered verdicts, in bytes.
 	Size Size `koanf:"size" default:"128MiB"`
@@ -30,7 +32,25 @@ type VerdictsConfig struct {
 	TTL time.Duration `koanf:"ttl" default:"5m"`
 	// InactiveTTL bounds how long a refused one is.
 	InactiveTTL time.Duration `koanf:"inactive_ttl" default:"10s"`
+	// Shared says when those of other replicas are asked for.
+	Shared Sharing `koanf:"shared" default:"auto"`
 }
+
+// Sharing says when a replica asks the others' store for a verdict before it
+// verifies a token. Without such a store it means nothing.
+type Sharing string
+
+const (
+	// Auto asks where that is measured to be the cheaper way.
+	Auto Sharing = "auto"
+	// Always asks for every token.
+	Always Sharing = "always"
+	// Never neither asks nor tells.
+	Never Sharing = "never"
+)
+
+// Values lists the spellings a configuration may use.
+func (Sharing) Values() []string { return []string{string(Auto), string(Always), string(Never)} }
 
 // Size is a number of bytes, written with a unit: 512KiB, 128MiB, 2GiB.
 type Size int64
@@ -71,5 +91,8 @@ func (c CacheConfig) Check(fault func(key, problem string)) {
 	}
 	if v.InactiveTTL < 0 {
 		fault("verdicts.inactive_ttl", fmt.Sprintf("expected 0s or more, got %s", v.InactiveTTL))
+	}
+	if !slices.Contains(v.Shared.Values(), string(v.Shared)) {
+		fault("verdicts.shared", fmt.Sprintf("expected one of %s, got %q", strings.Join(v.Shared.Values(), ", "), v.Shared))
 	}
 }

@@ -7,9 +7,11 @@ import (
 	"introspectd/internal/verify"
 )
 
-// entryVersion changes with the layout below and with the rendering of
-// answers: an entry of another version is a miss.
-const entryVersion = 1
+// entryVersion changes with the layout below, with the rendering of answers, and
+// with what is refused: an entry of another version is a miss. Where the layout
+// alone changes, the version before is still read, because replicas of that
+// release go on writing it during a rollout.
+const entryVersion = 2
 
 // entryHead is what a remembered verdict says of itself.
 type entryHead struct {
@@ -23,6 +25,7 @@ type entryHead struct {
 	notBefore   int64
 	issuedAt    int64
 	alg         []byte
+	marks       []byte // what revocations may know an active token by
 }
 
 // An entry is:
@@ -31,6 +34,7 @@ type entryHead struct {
 //	fingerprint, bound, input                        32 bytes each
 //	until, expires, notBefore, issuedAt              8 bytes each
 //	alg                                              1 byte of length, text
+//	marks, of an active verdict only                 marksSize bytes
 //	members                                          2 bytes of count
 //	for each: end of its name, end of its value      2 bytes each, from the body's start
 //	body                                             the JSON object
@@ -43,7 +47,7 @@ const (
 
 // encode writes the entry of a verdict by alg with doc.
 func (e *entryHead) encode(alg string, doc document) []byte {
-	dst := make([]byte, 0, algAt+1+len(alg)+2+spanSize*len(doc.spans)+len(doc.body))
+	dst := make([]byte, 0, algAt+1+len(alg)+len(e.marks)+2+spanSize*len(doc.spans)+len(doc.body))
 	active := byte(0)
 	if e.active {
 		active = 1
@@ -56,6 +60,7 @@ func (e *entryHead) encode(alg string, doc document) []byte {
 		dst = binary.BigEndian.AppendUint64(dst, uint64(t))
 	}
 	dst = append(append(dst, byte(len(alg))), alg...)
+	dst = append(dst, e.marks...)
 	dst = binary.BigEndian.AppendUint16(dst, uint16(len(doc.spans)))
 	for _, s := range doc.spans {
 		dst = binary.BigEndian.AppendUint16(dst, s.name)
@@ -79,17 +84,22 @@ func readEntry(entry []byte) (a Answer, e entryHead, ok bool) {
 	for n, t := range []*int64{&e.until, &e.expires, &e.notBefore, &e.issuedAt} {
 		*t = int64(binary.BigEndian.Uint64(times[8*n:]))
 	}
-	rest := entry[algAt+1:]
-	if n := int(entry[algAt]); len(rest) >= n+2 {
-		e.alg, rest = rest[:n], rest[n:]
-	} else {
+	rest, n, m := entry[algAt+1:], int(entry[algAt]), 0
+	if e.active {
+		m = marksSize
+	}
+	if len(rest) < n+m+2 {
 		return a, e, false
 	}
+	e.alg, e.marks, rest = rest[:n], rest[n:n+m], rest[n+m:]
 	spans := spanSize * int(binary.BigEndian.Uint16(rest))
 	rest = rest[2:]
 	if len(rest) < spans {
 		return a, e, false
 	}
-	a = Answer{active: e.active, reason: e.reason, input: e.input, expires: e.expires, spans: rest[:spans], body: rest[spans:]}
+	a = Answer{
+		active: e.active, reason: e.reason, input: e.input, expires: e.expires, issuedAt: e.issuedAt,
+		marks: e.marks, spans: rest[:spans], body: rest[spans:],
+	}
 	return a, e, a.sound()
 }

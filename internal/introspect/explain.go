@@ -61,7 +61,7 @@ func (in *Introspector) Explain(ctx context.Context, token string, at time.Time,
 		Reason: answer.Reason().String(), Issuer: answer.Issuer(), Answer: json.RawMessage(answer.Body()),
 	}
 	if err != nil {
-		x.Reason = "keys_unavailable"
+		x.Reason = Unavailable(err)
 	}
 	for step, name := range stepNames {
 		rung := Rung{Step: name, Result: "ok", Detail: detail(verify.Step(step), v, at)}
@@ -82,7 +82,7 @@ func (in *Introspector) Explain(ctx context.Context, token string, at time.Time,
 	if len(demands) == 0 {
 		x.Steps = append(x.Steps, Rung{Step: "audience", Result: "not checked", Detail: "no caller or policy was named"})
 	}
-	x.Steps = append(x.Steps, Rung{Step: "revocation", Result: "not checked", Detail: "not built yet"})
+	x.Steps = append(x.Steps, in.stands(&x, answer, at))
 	return x
 }
 
@@ -107,6 +107,32 @@ func (x *Explanation) held(d For, a Answer) Rung {
 	if reason, refused := d.Demand.Refuses(a); refused {
 		r.Result, r.Detail = "failed", fmt.Sprintf("%s: %s", d.Who, reason)
 		x.Active, x.Reason, x.Answer = false, reason.String(), nil
+	}
+	return r
+}
+
+// stands adds what revocations make of the answer. Requests look at them before
+// any demand, so their reason stands before those of callers and policies.
+func (in *Introspector) stands(x *Explanation, a Answer, at time.Time) Rung {
+	r := Rung{Step: "revocation", Result: "ok"}
+	switch {
+	case !a.Active():
+		r.Result = "not reached"
+		return r
+	case in.revocations == nil:
+		r.Result, r.Detail = "not checked", "no list of revocations is at hand"
+		return r
+	}
+	left, err := in.unrevoked(a, at)
+	switch {
+	case err != nil:
+		r.Result, r.Detail = "unknown", err.Error()
+		x.Active, x.Reason, x.Answer = false, Unavailable(err), nil
+	case !left.Active():
+		r.Result, r.Detail = "failed", "withdrawn by "+strings.Join(in.withdrawnBy(a, at), ", ")
+		x.Active, x.Reason, x.Answer = false, left.Reason().String(), nil
+	default:
+		r.Detail = fmt.Sprintf("none of %d is about it", in.revocations.State().Entries)
 	}
 	return r
 }

@@ -15,25 +15,54 @@
 // while the set is the same. A new key costs nothing, a removed one ends
 // exactly what it signed.
 //
+// What is remembered is what would hold without revocations. Whether a token is
+// revoked is looked up on each request, by what it was signed with and never by
+// what a map made of it, so that a revocation acts at once and so does its
+// deletion. Cost: the identities of a token are digested once, at its first
+// sight, and lie beside each remembered active verdict: 112 bytes.
+//
+// Replicas share active verdicts alone. A refused token costs little to judge
+// again, and a flood of them must reach no store that others depend on. Cost:
+// each replica checks a forged signature for itself.
+//
+// What comes from another replica is believed as far as what is remembered
+// here, by the same function, and kept as the bytes that it is, for what is left
+// of its time. So it says what this process would have said, and nothing is
+// lengthened on its way. Cost: replicas with other settings for an issuer share
+// nothing, which a rollout shows as verifications.
+//
+// Whether asking the others is worth its while is measured, not configured: a
+// round trip costs more than an RS256 check on most networks, and less than an
+// ES512 one. The time of good tokens is kept by the text of their header, which
+// names algorithm and key before anything is decoded; good tokens alone add to
+// it. A token whose header is not there is read before others are asked
+// (`always`), or verified (`auto`), so that garbage stays here. Cost: garbage
+// under the header of good tokens costs a look-up where those do; the first
+// token of each key is verified in each replica, and one in 32 afterwards; and
+// a look-up each second keeps the measurement of an idle way.
+//
 // Only what cost a signature check is remembered. All else is cheaper to judge
 // again than to keep, and garbage can't fill a store that it never enters.
 package introspect
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"hash"
 	"sync"
 	"time"
 
+	"github.com/go-json-experiment/json"
+	jsonv1 "github.com/go-json-experiment/json/v1"
 	"go.opentelemetry.io/otel/metric"
 	"golang.org/x/sync/singleflight"
 
+	"introspectd/internal/revoke"
 	"introspectd/internal/transform"
 	"introspectd/internal/verify"
 )
@@ -63,6 +92,10 @@ type issuer struct {
 	verify      *verify.Issuer
 	rules       *transform.Rules
 	fingerprint [sha256.Size]byte
+	iss         string
+	identity    revoke.ID     // of all its tokens
+	maxLifetime time.Duration // 0: no bound
+	maxStale    time.Duration // of its keys
 }
 
 // Options are what an Introspector works with.
@@ -70,10 +103,15 @@ type Options struct {
 	Cache CacheConfig
 	// Store remembers verdicts; nil means that none are.
 	Store Cache
+	// Shared is where replicas find each other's verdicts; nil means nowhere. Its
+	// Put must not wait, and its Get not for long. Run measures the way to it.
+	Shared Cache
 	// DigestKey keys the digests that tokens are remembered under; the same
-	// for as long as Store is. Empty means a random one.
+	// for as long as Store is, and wherever Shared is. Empty means a random one.
 	DigestKey []byte
-	Meter     metric.Meter
+	// Revocations is what has been withdrawn; nil means that nothing ever is.
+	Revocations *revoke.List
+	Meter       metric.Meter
 	// Now is the clock that dates are held against; nil means time.Now.
 	Now func() time.Time
 }
@@ -83,8 +121,11 @@ type Introspector struct {
 	verifier      *verify.Verifier
 	byVerifier    map[*verify.Issuer]*issuer
 	byFingerprint map[[sha256.Size]byte]*issuer
+	byName        map[string]*issuer
 	limits        VerdictsConfig
 	store         Cache
+	shared        *shared // nil for none
+	revocations   *revoke.List
 	flights       singleflight.Group
 	macs          sync.Pool
 	now           func() time.Time
@@ -96,8 +137,11 @@ func New(issuers []Issuer, o Options) (*Introspector, error) {
 	in := &Introspector{
 		byVerifier:    make(map[*verify.Issuer]*issuer, len(issuers)),
 		byFingerprint: make(map[[sha256.Size]byte]*issuer, len(issuers)),
+		byName:        make(map[string]*issuer, len(issuers)),
 		limits:        o.Cache.Verdicts,
 		store:         o.Store,
+		shared:        newShared(o.Shared, o.Cache.Verdicts.Shared),
+		revocations:   o.Revocations,
 		now:           o.Now,
 	}
 	if in.now == nil {
@@ -105,12 +149,11 @@ func New(issuers []Issuer, o Options) (*Introspector, error) {
 	}
 	var verifiers []*verify.Issuer
 	for _, row := range issuers {
-		fingerprint, err := fingerprintOf(row.Config)
+		i, err := newIssuer(row)
 		if err != nil {
 			return nil, err
 		}
-		i := &issuer{verify: row.Verifier, rules: transform.New(row.Config.Claims), fingerprint: fingerprint}
-		in.byVerifier[i.verify], in.byFingerprint[fingerprint] = i, i
+		in.byVerifier[i.verify], in.byFingerprint[i.fingerprint], in.byName[i.verify.Name()] = i, i, i
 		verifiers = append(verifiers, row.Verifier)
 	}
 	var err error
@@ -126,6 +169,16 @@ func New(issuers []Issuer, o Options) (*Introspector, error) {
 	return in, err
 }
 
+func newIssuer(row Issuer) (*issuer, error) {
+	c := row.Config
+	fingerprint, err := fingerprintOf(c)
+	return &issuer{
+		verify: row.Verifier, rules: transform.New(c.Claims), fingerprint: fingerprint,
+		iss: c.Issuer, identity: revoke.Of(revoke.Issuer, c.Issuer, ""),
+		maxLifetime: c.MaxLifetime, maxStale: cmp.Or(c.Keys.MaxStale, 24*time.Hour), // as jwks.New
+	}, err
+}
+
 // NewDigestKey returns a random key for Options.DigestKey.
 func NewDigestKey() []byte {
 	key := make([]byte, sha256.Size)
@@ -134,9 +187,10 @@ func NewDigestKey() []byte {
 }
 
 // fingerprintOf digests everything that decides how an issuer's tokens are
-// judged and what they mean.
+// judged and what they mean. A key that a later release adds changes nothing
+// while it isn't set: releases that run side by side share verdicts.
 func fingerprintOf(c IssuerConfig) (sum [sha256.Size]byte, err error) {
-	text, err := json.Marshal(c)
+	text, err := json.Marshal(c, json.OmitZeroStructFields(true), jsonv1.FormatDurationAsNano(true))
 	if err != nil {
 		return sum, fmt.Errorf("fingerprint of issuer %s: %w", c.Name, err)
 	}
@@ -144,7 +198,8 @@ func fingerprintOf(c IssuerConfig) (sum [sha256.Size]byte, err error) {
 }
 
 // Introspect judges token. An error means that we could not tell, and then the
-// answer names only the issuer that could not be asked.
+// answer names only the token and its issuer: the keys of the issuer, or the
+// list of revocations, can't be relied on (see Unavailable).
 func (in *Introspector) Introspect(ctx context.Context, token string) (Answer, error) {
 	start := time.Now()
 	if !verify.WellSpelled(token) {
@@ -152,33 +207,69 @@ func (in *Introspector) Introspect(ctx context.Context, token string) (Answer, e
 	}
 	key := in.digest(token)
 	if a, ok := in.recall(ctx, key); ok {
-		in.metrics.hit(ctx, time.Since(start))
-		return a, nil
+		in.metrics.judged(ctx, pathHit, time.Since(start))
+		return in.unrevoked(a, in.now())
 	}
-	// The shared work must not die with the first of those who wait for it;
-	// its one wait, for keys, has a limit of its own.
-	shared, err, _ := in.flights.Do(string(key[:]), func() (any, error) {
+	// The shared work must not die with the first of those who wait for it; its
+	// waits, for keys and for other replicas, have limits of their own.
+	flown, err, _ := in.flights.Do(string(key[:]), func() (any, error) {
 		if a, ok := in.recall(ctx, key); ok {
-			return a, nil // another flight landed between our look and this one
+			return landed{a, pathVerified}, nil // another flight landed between our look and this one
 		}
 		return in.judge(context.WithoutCancel(ctx), token, key)
 	})
-	in.metrics.miss(ctx, time.Since(start))
-	return shared.(Answer), err
+	l := flown.(landed)
+	in.metrics.judged(ctx, l.path, time.Since(start))
+	if err != nil {
+		return l.answer, err
+	}
+	return in.unrevoked(l.answer, in.now())
 }
 
-// judge verifies token, renders its answer and remembers it.
-func (in *Introspector) judge(ctx context.Context, token string, key Key) (Answer, error) {
-	now := in.now()
-	verdict, err := in.verifier.Verify(ctx, token, now)
+// landed is what came of a flight, and on which path.
+type landed struct {
+	answer Answer
+	path   path
+}
+
+// judge finds out about a token of which nothing is remembered: from the other
+// replicas, where that is the better way, or else by verifying it.
+func (in *Introspector) judge(ctx context.Context, token string, key Key) (landed, error) {
+	head := in.shared.head(token)
+	asks := in.shared.asks(head)
+	if asks == yes {
+		if a, ok := in.ask(ctx, token, key); ok {
+			return landed{a, pathShared}, nil
+		}
+	}
+	reading := in.verifier.Read(token)
+	if asks == unlessRefused && !reading.Refused() {
+		if a, ok := in.ask(ctx, token, key); ok {
+			return landed{a, pathShared}, nil
+		}
+	}
+	start, now := time.Now(), in.now()
+	verdict, err := reading.Verify(ctx, now)
 	if err != nil {
-		return Answer{issuer: in.byVerifier[verdict.Issuer], input: verify.SigningInput(token)}, err
+		return landed{Answer{issuer: in.byVerifier[verdict.Issuer], input: verify.SigningInput(token)}, pathVerified}, err
 	}
 	a, entry, lifetime := in.answer(ctx, token, verdict, now)
-	if in.store != nil && entry != nil {
-		in.store.Put(ctx, key, entry, lifetime, !a.Active())
+	took := time.Since(start)
+	if entry != nil {
+		in.remember(ctx, key, entry, lifetime, !a.active)
 	}
-	return a, nil
+	if a.active {
+		in.shared.verified(head, took)
+		in.shared.put(ctx, key, entry, lifetime)
+	}
+	return landed{a, pathVerified}, nil
+}
+
+// remember keeps an entry in this process.
+func (in *Introspector) remember(ctx context.Context, key Key, entry []byte, lifetime time.Duration, refused bool) {
+	if in.store != nil {
+		in.store.Put(ctx, key, entry, lifetime, refused)
+	}
 }
 
 // answer turns a verdict into the answer and what to remember of it; entry is
@@ -198,6 +289,7 @@ func (in *Introspector) answer(ctx context.Context, token string, v verify.Verdi
 				in.metrics.dropped(ctx, i.verify.Name(), name, 1)
 			}
 			if len(doc.body) <= maxBody {
+				e.marks = marksOf(i, v, meaning.ClientID)
 				return in.active(i, e, v, doc, now)
 			}
 		}
@@ -241,34 +333,40 @@ func earliest(a, b time.Time) time.Time {
 	return a
 }
 
-// recall returns the remembered answer under key, if all that made it still
-// holds: the issuer's configuration, the key that verified it or the set that
-// didn't, and the dates (contract INT-26: on every hit, not by lifetime alone).
+// recall returns the answer that this process remembers under key.
 func (in *Introspector) recall(ctx context.Context, key Key) (Answer, bool) {
 	if in.store == nil {
 		return Answer{}, false
 	}
-	a, e, ok := readEntry(in.store.Get(ctx, key))
+	a, _, ok := in.believe(in.store.Get(ctx, key), in.now())
+	return a, ok
+}
+
+// believe returns the answer in an entry, and the second until which it may be
+// remembered, if all that made it still holds: the issuer's configuration, the
+// key that verified it or the set that didn't, and the dates (contract INT-26:
+// on every hit, not by lifetime alone).
+func (in *Introspector) believe(entry []byte, now time.Time) (a Answer, until int64, ok bool) {
+	a, e, ok := readEntry(entry)
 	if !ok {
-		return Answer{}, false
+		return Answer{}, 0, false
 	}
 	i := in.byFingerprint[e.fingerprint]
-	now := in.now()
 	if i == nil || now.Unix() >= e.until {
-		return Answer{}, false
+		return Answer{}, 0, false
 	}
 	if e.active {
 		if _, ok := i.verify.Current(e.expires, e.notBefore, e.issuedAt, now); !ok {
-			return Answer{}, false
+			return Answer{}, 0, false
 		}
 		if !i.verify.Keys().Holds(e.bound, string(e.alg)) {
-			return Answer{}, false
+			return Answer{}, 0, false
 		}
 	} else if i.verify.Keys().Digest() != e.bound {
-		return Answer{}, false
+		return Answer{}, 0, false
 	}
 	a.issuer = i
-	return a, true
+	return a, e.until, true
 }
 
 // mac is a keyed hash with room for the token it digests.

@@ -10,12 +10,24 @@ import (
 
 // metrics are the instruments, their attributes prepared.
 type metrics struct {
-	lookups         metric.Int64Counter
-	durations       metric.Float64Histogram
-	drops           metric.Int64Counter
-	hitAdd, missAdd []metric.AddOption
-	hitRec, missRec []metric.RecordOption
+	lookups   metric.Int64Counter
+	durations metric.Float64Histogram
+	drops     metric.Int64Counter
+	process   [2][]metric.AddOption // by result: miss, hit
+	redis     [2][]metric.AddOption
+	paths     [len(pathWords)][]metric.RecordOption
 }
+
+// path is how a verdict was come by.
+type path uint8
+
+const (
+	pathHit path = iota
+	pathShared
+	pathVerified
+)
+
+var pathWords = [...]string{pathHit: "hit", pathShared: "shared", pathVerified: "verified"}
 
 func newMetrics(meter metric.Meter) (m metrics, err error) {
 	if m.lookups, err = meter.Int64Counter("introspectd.cache.requests",
@@ -34,22 +46,32 @@ func newMetrics(meter metric.Meter) (m metrics, err error) {
 	set := func(kv ...attribute.KeyValue) metric.MeasurementOption {
 		return metric.WithAttributeSet(attribute.NewSet(kv...))
 	}
-	tier := attribute.String("tier", "process")
-	m.hitAdd = []metric.AddOption{set(tier, attribute.String("result", "hit"))}
-	m.missAdd = []metric.AddOption{set(tier, attribute.String("result", "miss"))}
-	m.hitRec = []metric.RecordOption{set(attribute.String("path", "hit"))}
-	m.missRec = []metric.RecordOption{set(attribute.String("path", "verified"))}
+	for n, result := range []string{"miss", "hit"} {
+		m.process[n] = []metric.AddOption{set(attribute.String("tier", "process"), attribute.String("result", result))}
+		m.redis[n] = []metric.AddOption{set(attribute.String("tier", "redis"), attribute.String("result", result))}
+	}
+	for p, word := range pathWords {
+		m.paths[p] = []metric.RecordOption{set(attribute.String("path", word))}
+	}
 	return m, nil
 }
 
-func (m *metrics) hit(ctx context.Context, d time.Duration) {
-	m.lookups.Add(ctx, 1, m.hitAdd...)
-	m.durations.Record(ctx, d.Seconds(), m.hitRec...)
+// judged counts a verdict and, with it, a look into this process.
+func (m *metrics) judged(ctx context.Context, p path, d time.Duration) {
+	m.lookups.Add(ctx, 1, m.process[index(p == pathHit)]...)
+	m.durations.Record(ctx, d.Seconds(), m.paths[p]...)
 }
 
-func (m *metrics) miss(ctx context.Context, d time.Duration) {
-	m.lookups.Add(ctx, 1, m.missAdd...)
-	m.durations.Record(ctx, d.Seconds(), m.missRec...)
+// asked counts a look into the shared store.
+func (m *metrics) asked(ctx context.Context, hit bool) {
+	m.lookups.Add(ctx, 1, m.redis[index(hit)]...)
+}
+
+func index(hit bool) int {
+	if hit {
+		return 1
+	}
+	return 0
 }
 
 func (m *metrics) dropped(ctx context.Context, issuer, claim string, n int) {

@@ -161,6 +161,10 @@ func wellTyped(name string, v jsontext.Value) bool {
 	return ok
 }
 
+// SignedClientID is who the verified claims in set say the client is before
+// Map, empty when no source of client_id has it: what an issuer calls it.
+func (r *Rules) SignedClientID(set claims.Set) string { return firstString(set, r.clientID) }
+
 func firstString(set claims.Set, sources []string) string {
 	for _, name := range sources {
 		if v, ok := set.Find(name); ok {

@@ -2,6 +2,7 @@ package verify
 
 // Reason is why a token is refused: a closed set, for logs, metrics and
 // explanations, and never for the one who asked. The zero value is no reason.
+// The numbers stand in remembered verdicts: they never change their meaning.
 type Reason uint8
 
 const (
@@ -19,6 +20,7 @@ const (
 	WrongAudience
 	InsufficientScope
 	ProofFailed
+	Revoked
 )
 
 var reasonWords = [...]string{
@@ -36,6 +38,7 @@ var reasonWords = [...]string{
 	WrongAudience:       "wrong_audience",
 	InsufficientScope:   "insufficient_scope",
 	ProofFailed:         "proof_failed",
+	Revoked:             "revoked",
 }
 
 // String is the reason's word in logs and metric labels.

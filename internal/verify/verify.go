@@ -12,8 +12,9 @@
 //
 // Everything that needs no key is looked at before the key: a token that would
 // be refused anyway costs no signature check and no fetch (RFC 8725 section
-// 3.10). Dates are judged after the signature, so that "expired" is only ever
-// said of a genuine token.
+// 3.10). Read is that part alone, for those who would ask elsewhere before they
+// pay for a signature. Dates are judged after the signature, so that "expired"
+// is only ever said of a genuine token.
 package verify
 
 import (
@@ -22,6 +23,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/golang-jwt/jwt/v5"
 
 	"introspectd/internal/claims"
 	"introspectd/internal/jwks"
@@ -95,11 +98,36 @@ func New(issuers ...*Issuer) (*Verifier, error) {
 // Verify judges token as of now. An error means that we could not tell: its
 // issuer has no usable keys (jwks.ErrUnavailable).
 func (v *Verifier) Verify(ctx context.Context, token string, now time.Time) (Verdict, error) {
+	return v.Read(token).Verify(ctx, now)
+}
+
+// Reading is a token of which all was looked at that needs neither a key nor
+// the time.
+type Reading struct {
+	verdict   Verdict // final where it has a reason
+	set       claims.Set
+	method    jwt.SigningMethod
+	input     string // header.payload
+	signature string
+}
+
+// Refused says that the token is refused, whatever keys there are.
+func (r *Reading) Refused() bool { return r.verdict.Reason != NoReason }
+
+// Read takes token apart and refuses what no key could save.
+func (v *Verifier) Read(token string) *Reading {
+	r := &Reading{}
+	r.verdict = r.read(v, token)
+	return r
+}
+
+func (r *Reading) read(v *Verifier, token string) Verdict {
 	var out Verdict
 	if !WellSpelled(token) {
 		return out.refuse(Malformed, Spelling, "not three base64url segments within the size limit")
 	}
 	head, payload, signature := cut(token)
+	r.input, r.signature = token[:len(head)+1+len(payload)], signature
 
 	h, problem := readHeader(head)
 	out.Alg, out.Kid, out.Typ = h.alg, h.kid, h.typ
@@ -114,6 +142,7 @@ func (v *Verifier) Verify(ctx context.Context, token string, now time.Time) (Ver
 	if err != nil {
 		return out.refuse(Malformed, Payload, "the payload is not one strict JSON object")
 	}
+	r.set = set
 
 	iss, ok := issuerOf(set)
 	if !ok {
@@ -125,8 +154,7 @@ func (v *Verifier) Verify(ctx context.Context, token string, now time.Time) (Ver
 		return out.refuse(UnknownIssuer, IssuerKnown, "iss is not configured")
 	}
 	out.Issuer = issuer
-	method := issuer.algorithms[h.alg]
-	if method == nil {
+	if r.method = issuer.algorithms[h.alg]; r.method == nil {
 		return out.refuse(AlgorithmNotAllowed, Algorithm, "alg is absent or not allowed for this issuer")
 	}
 	if problem := issuer.wrongType(h, set); problem != "" {
@@ -135,36 +163,45 @@ func (v *Verifier) Verify(ctx context.Context, token string, now time.Time) (Ver
 	if reason, problem := issuer.readRegistered(set, &out); reason != NoReason {
 		return out.refuse(reason, Claims, problem)
 	}
+	return out
+}
 
+// Verify judges what was read, as Verifier.Verify does.
+func (r *Reading) Verify(ctx context.Context, now time.Time) (Verdict, error) {
+	if r.Refused() {
+		return r.verdict, nil
+	}
+	out, issuer := r.verdict, r.verdict.Issuer
 	// An expired token never causes a fetch, whatever kid it invents.
 	mayFetch := out.Expires > issuer.past(now)
-	out.Key, err = issuer.keys.Find(ctx, h.kid, h.alg, mayFetch)
+	var err error
+	out.Key, err = issuer.keys.Find(ctx, out.Kid, out.Alg, mayFetch)
 	if err != nil {
 		out.Step = KeyFound
 		return out, fmt.Errorf("looking for a key of issuer %s: %w", issuer.config.Name, err)
 	}
 	if out.Key == nil {
-		return out.refuse(UnknownKey, KeyFound, "no key of this issuer fits kid and alg")
+		return out.refuse(UnknownKey, KeyFound, "no key of this issuer fits kid and alg"), nil
 	}
-	sig, ok := decodeSegment(signature)
+	sig, ok := decodeSegment(r.signature)
 	if !ok {
-		return out.refuse(Malformed, Spelling, "the signature is not canonical base64url")
+		return out.refuse(Malformed, Spelling, "the signature is not canonical base64url"), nil
 	}
-	if method.Verify(token[:len(head)+1+len(payload)], sig, out.Key.Public) != nil {
-		return out.refuse(BadSignature, Signature, "the signature does not match")
+	if r.method.Verify(r.input, sig, out.Key.Public) != nil {
+		return out.refuse(BadSignature, Signature, "the signature does not match"), nil
 	}
 
 	if reason, problem := issuer.judgeTimes(out.Expires, out.NotBefore, out.IssuedAt, now); reason != NoReason {
-		return out.refuse(reason, Times, problem)
+		return out.refuse(reason, Times, problem), nil
 	}
-	out.Active, out.Step, out.Claims = true, Done, set
+	out.Active, out.Step, out.Claims = true, Done, r.set
 	return out, nil
 }
 
-func (v Verdict) refuse(r Reason, s Step, detail string) (Verdict, error) {
+func (v Verdict) refuse(r Reason, s Step, detail string) Verdict {
 	v.Active, v.Claims = false, nil
 	v.Reason, v.Step, v.Detail = r, s, detail
-	return v, nil
+	return v
 }
 
 // WellSpelled says whether token is three non-empty segments of base64url

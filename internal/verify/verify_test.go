@@ -147,6 +147,12 @@ func (w *world) verdict(t *testing.T, token string) verify.Verdict {
 	if err != nil {
 		t.Fatalf("could not tell: %v", err)
 	}
+	// Whoever reads a token first is told of all that needs no key. The spelling
+	// of a signature is looked at last.
+	refused, early := w.verifier.Read(token).Refused(), v.Step < verify.KeyFound
+	if refused && !early || early && !refused && v.Step != verify.Spelling {
+		t.Errorf("refused without a key: %t, with one at step %d, for %.200s", refused, v.Step, token)
+	}
 	return v
 }
 
