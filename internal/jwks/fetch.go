@@ -47,16 +47,29 @@ type failure struct {
 func (f failure) Error() string { return f.err.Error() }
 func (f failure) Unwrap() error { return f.err }
 
-// memory is what one fetch leaves for the next.
+// memory is what one flight leaves for the next.
 type memory struct {
-	place   place // where discovery said the keys are
-	doubt   bool  // fetching from there went wrong: ask discovery again
-	from    string
-	etag    string
-	body    [32]byte // digest of the set in use, as read from `from`
-	raw     []byte   // that set, for the Store
+	place   place         // where discovery said the keys are
+	doubt   bool          // fetching from there went wrong: ask discovery again
+	known   saved         // the set in use as it was read; its body only for Store and Fleet
+	body    [32]byte      // digest of that body
+	maxAge  time.Duration // what the source last said of it
 	kept    time.Time
 	failing bool
+
+	loadWrong, claimWrong bool // how asking the fleet last went
+}
+
+// beginning is when a fetch began.
+type beginning struct {
+	read, fetched time.Time // as in held
+	prunes        int
+}
+
+func (k *Keys) begin() beginning {
+	k.changing.Lock()
+	defer k.changing.Unlock()
+	return beginning{read: time.Now(), fetched: k.now().UTC(), prunes: k.prunes}
 }
 
 // place is an address to fetch keys from and what may be dialled for it.
@@ -65,11 +78,14 @@ type place struct {
 	rule rule
 }
 
-// fetch reads the source once and takes over what it brought. It returns how
-// long the source may be left alone. A set is replaced only by one with a
-// usable key; anything else leaves it, and its age, alone.
-func (k *Keys) fetch(ctx context.Context) (next time.Duration, err error) {
-	started := time.Now()
+// fetch reads the source once and takes over what it brought. A set is
+// replaced only by one with a usable key; anything else leaves it, and its
+// age, alone.
+func (k *Keys) fetch(ctx context.Context, f *flight) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, fetchTime)
+	defer cancel()
+	began := k.begin()
+	f.fetched = true
 	var label result
 	defer func() {
 		// A panic in this goroutine would end the process, and what is parsed
@@ -81,15 +97,18 @@ func (k *Keys) fetch(ctx context.Context) (next time.Duration, err error) {
 			label = labelOf(err)
 			err = fmt.Errorf("fetching keys of issuer %s: %w", k.name, err)
 		}
-		k.meter.fetched(label, time.Since(started))
+		k.meter.fetched(label, time.Since(began.read))
 		k.conclude(err)
 	}()
 	a, err := k.read(ctx)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	label, err = k.take(a)
-	return k.untilNext(a.maxAge), err
+	if label, err = k.take(a, began); err != nil {
+		return err
+	}
+	f.leaves.read = k.lastRead()
+	return nil
 }
 
 // read asks for the set, at the configured address or at the one that
@@ -99,13 +118,8 @@ func (k *Keys) read(ctx context.Context) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	etag := ""
-	if k.memory.from == p.url.String() && k.held.Load() != nil {
-		etag = k.memory.etag
-	}
-	k.mu.Lock()
-	k.url = p.url.String()
-	k.mu.Unlock()
+	etag := k.condition(p)
+	k.showURL(p.url.String())
 	a, err := k.request(ctx, p, etag)
 	if err == nil && a.status != http.StatusOK && (a.status != http.StatusNotModified || etag == "") {
 		err = failure{resultStatus, fmt.Errorf("status %d, expected 200", a.status)}
@@ -113,46 +127,117 @@ func (k *Keys) read(ctx context.Context) (answer, error) {
 	return a, err
 }
 
+// condition is the tag of the present set if it came from p, else empty.
+func (k *Keys) condition(p place) string {
+	k.changing.Lock()
+	defer k.changing.Unlock()
+	if k.memory.known.From != p.url.String() || k.held.Load() == nil {
+		return ""
+	}
+	return k.memory.known.ETag
+}
+
+func (k *Keys) showURL(u string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.url = u
+}
+
+// lastRead is the present set as it was read.
+func (k *Keys) lastRead() *saved {
+	k.changing.Lock()
+	defer k.changing.Unlock()
+	known := k.memory.known
+	return &known
+}
+
 // take puts what was read in place of the present set.
-func (k *Keys) take(a answer) (result, error) {
-	now := time.Now()
+func (k *Keys) take(a answer, began beginning) (result, error) {
+	k.changing.Lock()
+	defer k.changing.Unlock()
 	old := k.held.Load()
+	k.memory.maxAge = a.maxAge
+	next := held{
+		read: began.read, fetched: began.fetched, due: began.read.Add(k.untilNext(a.maxAge)),
+		// A key was withdrawn since: what the source says now is to be heard.
+		unconfirmed: began.prunes != k.prunes,
+	}
+	known := saved{
+		Issuer: k.issuer, From: a.from, ETag: a.etag, FetchedAt: began.fetched, Body: a.body,
+		Inside: k.source == sourceDiscover && !k.memory.place.rule.publicOnly,
+	}
 	body := sha256.Sum256(a.body)
-	same := old != nil && k.memory.from == a.from && k.memory.body == body
-	if same {
-		k.memory.etag = a.etag
+	if a.status == http.StatusNotModified {
+		if old == nil {
+			return "", failure{resultStatus, errors.New("status 304 for keys that are no longer held")}
+		}
+		// It confirms what is held, and no more than that.
+		known.ETag, known.Body, body = k.memory.known.ETag, k.memory.known.Body, k.memory.body
+		next.set = old.set
 	}
-	if a.status == http.StatusNotModified || same {
-		k.held.Store(&held{set: old.set, read: now})
-		k.keep(false)
-		return resultUnchanged, nil
-	}
-	s, err := parseSet(a.body)
-	if s != nil {
-		k.meter.skip(s.skipped)
-	}
+	changed, err := k.replace(next, known, body)
 	switch {
 	case errors.Is(err, errNoUsableKeys):
-		return "", failure{resultNoKeys, fmt.Errorf("%w (skipped: %v)", err, s.skipped)}
+		return "", failure{resultNoKeys, err}
 	case err != nil:
 		return "", failure{resultMalformed, err}
-	}
-	k.held.Store(&held{set: s, read: now})
-	k.memory.from, k.memory.etag, k.memory.body = a.from, a.etag, body
-	if k.store != nil {
-		k.memory.raw = a.body
-	}
-	k.keep(true)
-	if old != nil && old.set.digest == s.digest {
+	case !changed:
 		return resultUnchanged, nil
 	}
-	k.unknown.clear()
 	message := "keys changed"
 	if old == nil {
 		message = "keys read"
 	}
+	s := k.held.Load().set
 	k.log.Info(message, "url", a.from, "keys", len(s.entries), "skipped", s.skipped)
 	return resultChanged, nil
+}
+
+// replace puts next in place of the present set, less the keys that were
+// withdrawn since it was asked for, and reports whether that makes a
+// difference. known is how it was read and body the digest of that; a set that
+// next does not have yet is read from there. The caller holds changing.
+func (k *Keys) replace(next held, known saved, body [32]byte) (changed bool, err error) {
+	old := k.held.Load()
+	same := old != nil && k.memory.known.From == known.From && k.memory.body == body
+	if same {
+		next.set = old.set
+	}
+	if next.set == nil {
+		s, err := parseSet(known.Body)
+		if s != nil {
+			k.meter.skip(s.skipped)
+		}
+		if errors.Is(err, errNoUsableKeys) {
+			return false, fmt.Errorf("%w (skipped: %v)", err, s.skipped)
+		}
+		if err != nil {
+			return false, err
+		}
+		next.set = s
+	}
+	s, n := k.remaining(next.set, next.fetched)
+	if len(s.entries) == 0 {
+		return false, fmt.Errorf("%w (skipped: %v)", errNoUsableKeys, s.skipped)
+	}
+	if n > 0 {
+		// An answer that is "unchanged" would keep the key away for ever.
+		known.ETag, body = "", [32]byte{}
+	}
+	if k.saveAs == "" {
+		known.Body = nil
+	}
+	next.set = s
+	k.held.Store(&next)
+	k.memory.known, k.memory.body = known, body
+	if next.from != fromState {
+		k.keep(!same)
+	}
+	if old != nil && old.set.digest == s.digest {
+		return false, nil
+	}
+	k.unknown.clear()
+	return true, nil
 }
 
 // conclude keeps the outcome for State and logs it when it is news.

@@ -28,6 +28,7 @@ const (
 	skipRSASize     skipReason = "rsa_size"
 	skipRSAExponent skipReason = "rsa_exponent"
 	skipOffCurve    skipReason = "off_curve"
+	skipWithdrawn   skipReason = "withdrawn" // by an operator, after the set was asked for
 )
 
 // A skip is the error of a key that is left out.

@@ -33,8 +33,32 @@
 // the time within max_stale by the wall clock, the keys as good as fetched
 // ones. The issuer is asked at once all the same. Cost: whoever can write the
 // file can plant keys, and so can whoever can turn the clock back keep old
-// ones; filestore refuses a file that others can write. One that is no longer
-// trusted has to be removed by hand.
+// ones; filestore refuses a file that others can write. A key that is no
+// longer trusted is left out while Dropped tells of it.
+//
+// A set is as old as the request for it. Context: sets of several replicas
+// meet in a fleet, and a key may be withdrawn while an answer with it is on
+// its way. Choice: what is compared is the wall clock at the start of the
+// request; the age of what is held goes by the monotonic clock. A set from up
+// to a minute ahead counts as one of now. Cost: replicas whose clocks differ
+// may take a set for newer that is older by that difference, at most a minute.
+//
+// What a fleet says is advice. Context: one replica should ask the issuer for
+// all, through a store that may lie, hang or be away. Choice: a set from there
+// is judged like a saved one and taken only when it is newer than ours; a
+// claim is respected until our set is nearly 2 x Refresh old; a process asks
+// the issuer once before it relies on others, and whoever can't reach the
+// fleet goes on alone. No more than one call is under way, which nobody waits
+// for longer than half a second, beside the one that puts and releases. Cost:
+// one fetch per replica at its start, and a removed key may live for up to
+// 2 x Refresh where the store is against us.
+//
+// A key that an operator withdrew is judged by time, not remembered. Context:
+// an old set must not bring it back, while an issuer that still lists it is
+// the authority. Choice: a key is left out of every set whose request began no
+// later than the withdrawal, ours included, and what would make the next
+// answer "unchanged" is forgotten with it. Cost: a replica whose clock is
+// behind that of the operator's leaves it out for longer by as much.
 package jwks
 
 import (
@@ -77,11 +101,18 @@ type Options struct {
 	// dialled addresses. For tests; nil otherwise.
 	Transport http.RoundTripper
 	// Now tells the wall clock for certificate dates, clock skew and the times
-	// in the Store; nil means time.Now. The age of a set is measured on the
-	// monotonic clock.
+	// in the Store and the Fleet; nil means time.Now. The age of a set is
+	// measured on the monotonic clock.
 	Now func() time.Time
 	// Store keeps the set over a restart; nil keeps none.
 	Store Store
+	// Fleet shares the set with other replicas; nil shares none.
+	Fleet Fleet
+	// Dropped tells when an operator withdrew the key with this thumbprint;
+	// zero means never. It is called under a lock and must answer from memory,
+	// concurrently; nil means that no key was. After each change Prune has to
+	// be called.
+	Dropped func(Thumbprint) time.Time
 }
 
 // Key is one public key that may verify signatures of its issuer. Its fields
@@ -118,12 +149,19 @@ type Keys struct {
 	meter   instruments
 
 	store   Store
-	saveAs  string
+	saveAs  string     // its name in Store and Fleet; empty without either
 	unsaved chan saved // the latest set that is to be saved
 
-	limiter *rate.Limiter
+	fleet    Fleet
+	asking   chan struct{} // full while the fleet is asked
+	unshared chan leavings // what the fleet is still to be told
+	dropped  func(Thumbprint) time.Time
+
+	limiter *rate.Limiter // of fetches that unknown kids cause
+	looks   *rate.Limiter // of their looks at the fleet
 	places  chan struct{}
 	unknown unknownKids
+	woken   chan struct{} // tells Run that the set is due at once
 
 	mu      sync.Mutex
 	running *flight
@@ -131,21 +169,41 @@ type Keys struct {
 	url     string
 	lastErr string
 
-	// What one fetch leaves for the next; only the running flight touches it.
+	// changing is held by whoever replaces the set: a flight, or Prune.
+	changing sync.Mutex
+	prunes   int // times that Prune took keys away; under changing
+
+	// What one flight leaves for the next. Only the running flight touches it,
+	// and what tells of the set only under changing.
 	memory memory
 }
 
 // held is the present set and when it was last known to be what the source
 // says. It is immutable; a renewed age is a new one.
 type held struct {
-	set  *set
-	read time.Time
-	// saved says that it came from the Store and nobody has confirmed it since.
-	saved bool
+	set *set
+	// read is when the source was asked for it, on the monotonic clock:
+	// its age. fetched is the same by the wall clock of the replica that
+	// asked: what is compared with the sets of others.
+	read, fetched time.Time
+	due           time.Time // when it is to be renewed, on the monotonic clock
+	from          origin
+	// unconfirmed says that the source is to be asked at once, whatever the
+	// fleet says: it has not answered since Run began or since Prune.
+	unconfirmed bool
 }
 
+// origin is who handed us a set.
+type origin int
+
+const (
+	fromSource origin = iota
+	fromState         // saved before a restart
+	fromFleet         // read by another replica
+)
+
 // New prepares the keys of one issuer. It reads files and the Store, and never
-// the network; keys from the Store are usable at once.
+// the network or the Fleet; keys from the Store are usable at once.
 // Zero Refresh and MaxStale mean their defaults. The error names every fault
 // of cfg that Check would report.
 func New(cfg Config, o Options) (*Keys, error) {
@@ -162,7 +220,10 @@ func New(cfg Config, o Options) (*Keys, error) {
 		log: o.Log, now: o.Now, transport: o.Transport,
 		proxy:   httpproxy.FromEnvironment().ProxyFunc(),
 		limiter: rate.NewLimiter(rate.Every(cooldown), 1),
+		looks:   rate.NewLimiter(rate.Every(lookEvery), 1),
 		places:  make(chan struct{}, maxWaiting),
+		woken:   make(chan struct{}, 1),
+		dropped: o.Dropped,
 		url:     cfg.JWKSURL,
 	}
 	if k.log == nil {
@@ -191,7 +252,11 @@ func New(cfg Config, o Options) (*Keys, error) {
 		return k, k.hold()
 	}
 	if b := o.Before; b != nil && b.issuer == k.issuer && b.source == k.source && b.cfg.JWKSURL == cfg.JWKSURL {
-		k.held.Store(b.held.Load())
+		k.inherit(b)
+	}
+	if o.Fleet != nil {
+		k.fleet, k.saveAs = o.Fleet, k.savedName(ca)
+		k.asking, k.unshared = make(chan struct{}, 1), make(chan leavings, 1)
 	}
 	if o.Store != nil {
 		k.store, k.saveAs, k.unsaved = o.Store, k.savedName(ca), make(chan saved, 1)
@@ -202,13 +267,22 @@ func New(cfg Config, o Options) (*Keys, error) {
 	return k, nil
 }
 
+// inherit takes over what b holds, and that nothing older may be taken.
+func (k *Keys) inherit(b *Keys) {
+	b.changing.Lock()
+	k.held.Store(b.held.Load())
+	k.memory.known.FetchedAt = b.memory.known.FetchedAt
+	b.changing.Unlock()
+	k.prune()
+}
+
 // hold takes the keys of the configured files as the set, for good.
 func (k *Keys) hold() error {
 	s, err := loadFiles(k.cfg.Files)
 	if err != nil {
 		return fmt.Errorf("keys of issuer %s: %w", k.name, err)
 	}
-	k.held.Store(&held{set: s, read: time.Now()})
+	k.held.Store(&held{set: s, read: time.Now(), fetched: k.now()})
 	k.meter.skip(s.skipped)
 	return nil
 }
@@ -218,14 +292,15 @@ func (k *Keys) hold() error {
 // issuer has no such key, or more than one that fits. The error, always an
 // ErrUnavailable, means that there is no usable set to tell from.
 //
-// With mayFetch an unknown kid may cause one fetch per 30 s; Find waits for a
-// running one for at most 1 s, and that only for 256 callers at a time.
+// With mayFetch an unknown kid may cause one fetch per 30 s, of all replicas
+// where they share a Fleet, and one look there per second; Find waits for what
+// is under way for at most 1 s, and that only for 256 callers at a time.
 // Without it, Find answers at once from what is at hand.
 func (k *Keys) Find(ctx context.Context, kid, alg string, mayFetch bool) (*Key, error) {
 	alg = canonical(alg)
 	key, found := k.look(kid, alg)
 	if mayFetch && k.source != sourceFiles && (found == unknownKid || found == noSet) {
-		proven := k.await(ctx, kid, found)
+		proven := k.await(ctx, kid, alg, found)
 		if key, found = k.look(kid, alg); found == unknownKid && proven {
 			k.unknown.remember(kid, time.Now())
 		}

@@ -19,18 +19,22 @@ type instruments struct {
 	keys     metric.Int64ObservableGauge
 	skew     metric.Float64ObservableGauge
 	store    metric.Int64Counter
+	fleet    metric.Int64Counter
 }
 
-// What a Store is asked for, and how that ended. They are metric labels: the
-// sets are closed.
+// What a Store or a Fleet is asked for, and how that ended. They are metric
+// labels: the sets are closed.
 const (
-	opLoad = "load"
-	opSave = "save"
+	opLoad  = "load"
+	opSave  = "save"
+	opClaim = "claim"
 
 	storeDone    = "done"
-	storeNothing = "nothing" // there is none
-	storeRefused = "refused" // what is there must not be used
-	storeFailed  = "failed"
+	storeNothing = "nothing"   // there is none
+	storeRefused = "refused"   // what is there must not be used
+	storeOlder   = "not_newer" // what is there is no newer than what we hold
+	storeDenied  = "denied"    // another replica has the claim
+	storeFailed  = "failed"    // or was not answered in time
 )
 
 func newInstruments(m metric.Meter, issuer string) (instruments, error) {
@@ -61,6 +65,10 @@ func newInstruments(m metric.Meter, issuer string) (instruments, error) {
 		metric.WithUnit("{operation}"), metric.WithDescription("Key sets loaded from the state and saved to it, by result.")); err != nil {
 		return i, err
 	}
+	if i.fleet, err = m.Int64Counter("introspectd.jwks.fleet",
+		metric.WithUnit("{operation}"), metric.WithDescription("Key sets shared between replicas and claims to fetch them, by result.")); err != nil {
+		return i, err
+	}
 	i.skew, err = m.Float64ObservableGauge("introspectd.clock_skew",
 		metric.WithUnit("s"), metric.WithDescription("How far the issuer's clock is ahead of ours, from Date."))
 	return i, err
@@ -80,6 +88,11 @@ func (i instruments) skip(counts map[skipReason]int) {
 
 func (i instruments) stored(operation, result string) {
 	i.store.Add(context.Background(), 1, metric.WithAttributes(i.issuer,
+		attribute.String("operation", operation), attribute.String("result", result)))
+}
+
+func (i instruments) shared(operation, result string) {
+	i.fleet.Add(context.Background(), 1, metric.WithAttributes(i.issuer,
 		attribute.String("operation", operation), attribute.String("result", result)))
 }
 

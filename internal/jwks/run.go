@@ -22,26 +22,32 @@ const (
 
 var errStopped = errors.New("the keys are no longer refreshed")
 
-// flight is one fetch. next and err may be read once done is closed.
+// flight is one look for newer keys, at the source or in the fleet. What is
+// below done may be read once it is closed.
 type flight struct {
 	started time.Time
 	cancel  context.CancelFunc
+	news    chan struct{} // closed when a set came from the fleet and more is to be done
 	done    chan struct{}
-	next    time.Duration // until the source wants to be asked again
+	fetched bool // the source was asked; if without err, what it did not bring is unknown to it
+	leaves  leavings
 	err     error
 }
 
-// launch returns the running fetch, or a new one. The fetch is nobody's
-// request: a caller that hangs up must not take it from the others, so it has
-// its own time limit and ends with Run at the latest.
-func (k *Keys) launch() *flight {
+// job is what a flight does.
+type job func(context.Context, *flight) error
+
+// launch returns the running flight, or a new one that does the job. It is
+// nobody's request: a caller that hangs up must not take it from the others,
+// so it has its own time limits and ends with Run at the latest.
+func (k *Keys) launch(do job) *flight {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.running != nil {
 		return k.running
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), fetchTime)
-	f := &flight{started: time.Now(), cancel: cancel, done: make(chan struct{})}
+	ctx, cancel := context.WithCancel(context.Background())
+	f := &flight{started: time.Now(), cancel: cancel, news: make(chan struct{}), done: make(chan struct{})}
 	if k.stopped {
 		cancel()
 		f.err = errStopped
@@ -51,7 +57,8 @@ func (k *Keys) launch() *flight {
 	k.running = f
 	go func() {
 		defer cancel()
-		f.next, f.err = k.fetch(ctx)
+		f.err = do(ctx, f)
+		k.leave(f.leaves)
 		k.mu.Lock()
 		k.running = nil
 		k.mu.Unlock()
@@ -60,14 +67,14 @@ func (k *Keys) launch() *flight {
 	return f
 }
 
-// inFlight is the running fetch, or nil.
+// inFlight is the running flight, or nil.
 func (k *Keys) inFlight() *flight {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.running
 }
 
-// stop ends the running fetch and waits for it; none starts afterwards.
+// stop ends the running flight and waits for it; none starts afterwards.
 func (k *Keys) stop() {
 	k.mu.Lock()
 	k.stopped = true
@@ -81,6 +88,8 @@ func (k *Keys) stop() {
 
 // Run keeps the keys fresh until ctx is done: it fetches at once, then when
 // the source's max-age or Refresh says so, and after a failure within 10 s.
+// With a Fleet it looks there first, half a second at most, and once the
+// source has answered it takes what another replica fetched instead.
 // With keys from files it only waits. After Run nothing is fetched any more;
 // what was held can still be asked for.
 func (k *Keys) Run(ctx context.Context) {
@@ -90,35 +99,86 @@ func (k *Keys) Run(ctx context.Context) {
 		return
 	}
 	defer k.saving()()
+	defer k.sharing()()
 	defer k.stop()
+	k.doubt()
 	failures, expired := 0, false
 	for {
-		f := k.launch()
+		f := k.launch(k.renew)
 		select {
 		case <-f.done:
 		case <-ctx.Done():
 			return
 		}
-		wait := f.next
-		if f.err == nil {
-			failures, expired = 0, false
-		} else {
+		wait := k.untilDue()
+		switch {
+		case f.err != nil:
 			// Counted from the start of the attempt, so that a source that
 			// hangs is not asked later than one that refuses.
 			wait = max(time.Second, backoff(failures)-time.Since(f.started))
 			failures++
+		case !k.due():
+			failures = 0
 		}
-		if h := k.held.Load(); h != nil && !expired && k.usable() == nil {
+		if h := k.held.Load(); h != nil && k.usable() == nil {
+			if !expired {
+				k.log.ErrorContext(ctx, "keys are too old to be used", "read", h.fetched, "max_stale", k.cfg.MaxStale)
+			}
 			expired = true
-			k.log.ErrorContext(ctx, "keys are too old to be used", "read", h.read, "max_stale", k.cfg.MaxStale)
+		} else {
+			expired = false
 		}
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
+		case <-k.woken:
 		case <-ctx.Done():
 			timer.Stop()
 			return
 		}
+		timer.Stop()
+	}
+}
+
+// renew fetches when the set is due, unless another replica did or is about to.
+func (k *Keys) renew(ctx context.Context, f *flight) error {
+	if !k.due() {
+		return nil
+	}
+	if k.fleet != nil && k.relieved(ctx, f) {
+		return nil
+	}
+	return k.fetch(ctx, f)
+}
+
+// due tells whether the set is to be renewed.
+func (k *Keys) due() bool {
+	h := k.held.Load()
+	return h == nil || h.unconfirmed || !time.Now().Before(h.due)
+}
+
+// untilDue is how long Run may wait after a flight that went well. A set that
+// is still due was left to another replica, or the flight was not about it.
+func (k *Keys) untilDue() time.Duration {
+	h := k.held.Load()
+	if h == nil || h.unconfirmed {
+		return 0
+	}
+	if d := time.Until(h.due); d > 0 {
+		return d
+	}
+	again := min(lookEvery, k.cfg.Refresh/20)
+	return again*3/4 + rand.N(again/2)
+}
+
+// doubt makes the present set due at once.
+func (k *Keys) doubt() {
+	k.changing.Lock()
+	defer k.changing.Unlock()
+	if h := k.held.Load(); h != nil {
+		doubted := *h
+		doubted.unconfirmed = true
+		k.held.Store(&doubted)
 	}
 }
 
@@ -139,28 +199,33 @@ func (k *Keys) untilNext(maxAge time.Duration) time.Duration {
 	return max(min(d, minRefresh), d-rand.N(d/10+1))
 }
 
-// Refresh fetches once, or joins the running fetch, and returns nil when the
-// set was read or is unchanged. When ctx ends first the fetch goes on. With
-// keys from files it does nothing.
+// Refresh fetches once, whatever the Fleet has, or joins the running fetch,
+// and returns nil when the set was read or is unchanged. When ctx ends first
+// the fetch goes on. With keys from files it does nothing.
 func (k *Keys) Refresh(ctx context.Context) error {
 	if k.source == sourceFiles {
 		return nil
 	}
-	f := k.launch()
-	select {
-	case <-f.done:
-		return f.err
-	case <-ctx.Done():
-		return fmt.Errorf("waiting for the keys of issuer %s: %w", k.name, ctx.Err())
+	for {
+		f := k.launch(k.fetch)
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for the keys of issuer %s: %w", k.name, ctx.Err())
+		}
+		// It may have joined a flight that asked nobody but the fleet.
+		if f.fetched || f.err != nil {
+			return f.err
+		}
 	}
 }
 
-// await waits for a fetch that may change what is known of kid, and starts one
-// when none is running, a set is there to be refreshed and the cooldown is
-// over. Attempts are counted, not successes: whoever sends random kids can
+// await waits for a flight that may change what is known of kid, and starts
+// one when none is running, a set is there to be refreshed and seeking is
+// allowed. Attempts are counted, not successes: whoever sends random kids can
 // spend the budget, which is why Run does not share it. It reports whether a
 // fetch ended well and so proved what it did not bring to be unknown.
-func (k *Keys) await(ctx context.Context, kid string, found lookup) bool {
+func (k *Keys) await(ctx context.Context, kid, alg string, found lookup) bool {
 	if found == unknownKid && k.unknown.has(kid, time.Now()) {
 		return false
 	}
@@ -172,20 +237,45 @@ func (k *Keys) await(ctx context.Context, kid string, found lookup) bool {
 	}
 	f := k.inFlight()
 	if f == nil {
-		if found == noSet || !k.limiter.Allow() {
+		if found == noSet || !k.maySeek() {
 			return false
 		}
-		f = k.launch()
+		f = k.launch(k.seek(kid, alg))
 	}
 	timer := time.NewTimer(maxWait)
 	defer timer.Stop()
-	select {
-	case <-f.done:
-		return f.err == nil
-	case <-timer.C:
-	case <-ctx.Done():
+	for news := f.news; ; news = nil {
+		select {
+		case <-f.done:
+			return f.fetched && f.err == nil
+		case <-news:
+			if _, found := k.look(kid, alg); found == settled {
+				return false
+			}
+		case <-timer.C:
+			return false
+		case <-ctx.Done():
+			return false
+		}
 	}
-	return false
+}
+
+// maySeek spends the budget of flights that unknown kids cause.
+func (k *Keys) maySeek() bool {
+	if k.fleet != nil {
+		return k.looks.Allow() // what it may fetch is decided in flight
+	}
+	return k.limiter.Allow()
+}
+
+// seek is the job for an unknown kid.
+func (k *Keys) seek(kid, alg string) job {
+	return func(ctx context.Context, f *flight) error {
+		if k.fleet != nil && !k.maySeekAtSource(ctx, f, kid, alg) {
+			return nil
+		}
+		return k.fetch(ctx, f)
+	}
 }
 
 // unknownKids are those that a finished fetch did not bring. They neither

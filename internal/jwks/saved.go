@@ -26,6 +26,9 @@ const (
 	// maxAhead is how far a saved time may be ahead of our clock, which may
 	// have been set back a little.
 	maxAhead = time.Minute
+	// maxSaved bounds what is read of a saved set: a body in base64, and
+	// the rest.
+	maxSaved = 2 * maxBody
 )
 
 // saved is a set as it was last read from its source.
@@ -35,8 +38,10 @@ type saved struct {
 	From string `json:"from"`
 	// Inside says that discovery was answered from a private address, whose
 	// jwks_uri may be private as well.
-	Inside    bool      `json:"inside,omitzero"`
-	ETag      string    `json:"etag,omitzero"`
+	Inside bool   `json:"inside,omitzero"`
+	ETag   string `json:"etag,omitzero"`
+	// FetchedAt is when the source was asked, not when it had answered: an
+	// answer that was on its way when a key was withdrawn counts as older.
 	FetchedAt time.Time `json:"fetched_at"`
 	Body      []byte    `json:"body"`
 }
@@ -66,52 +71,69 @@ func (k *Keys) restore() {
 		k.meter.stored(opLoad, storeNothing)
 		return
 	}
-	if err := k.takeSaved(body); err != nil {
+	taken, err := k.takeSaved(body, fromState)
+	switch {
+	case err != nil:
 		k.meter.stored(opLoad, storeRefused)
 		k.log.Warn("saved keys are not used", "error", err.Error())
+		return
+	case !taken:
+		k.meter.stored(opLoad, storeOlder)
 		return
 	}
 	k.meter.stored(opLoad, storeDone)
 	h := k.held.Load()
-	k.log.Info("keys taken from the state", "url", k.url, "keys", len(h.set.entries), "read", h.read.Round(0))
+	k.log.Info("keys taken from the state", "url", k.url, "keys", len(h.set.entries), "read", h.fetched)
 }
 
-func (k *Keys) takeSaved(body []byte) (err error) {
-	// A panic here would come back at every start.
+// takeSaved judges a saved set and takes it over if it is newer than the
+// set that was held last.
+func (k *Keys) takeSaved(body []byte, from origin) (taken bool, err error) {
+	// A panic here would come back at every start, and for all replicas.
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("panic: %v", r)
 		}
 	}()
+	if len(body) > maxSaved {
+		return false, fmt.Errorf("more than %d bytes", maxSaved)
+	}
 	var r saved
 	if err := json.Unmarshal(body, &r, json.RejectUnknownMembers(true)); err != nil {
-		return fmt.Errorf("reading JSON: %w", err)
+		return false, fmt.Errorf("reading JSON: %w", err)
 	}
 	p, err := k.placeSaved(r)
 	if err != nil {
-		return err
+		return false, err
 	}
 	age := k.now().Sub(r.FetchedAt)
 	switch {
 	case age < -maxAhead:
-		return fmt.Errorf("they were read at %s, which is yet to come", r.FetchedAt.Format(time.RFC3339))
+		return false, fmt.Errorf("they were read at %s, which is yet to come", r.FetchedAt.Format(time.RFC3339))
 	case age > k.cfg.MaxStale:
-		return fmt.Errorf("they were read at %s, longer ago than max_stale", r.FetchedAt.Format(time.RFC3339))
+		return false, fmt.Errorf("they were read at %s, longer ago than max_stale", r.FetchedAt.Format(time.RFC3339))
 	}
-	s, err := parseSet(r.Body)
-	if err != nil {
-		return err
+	k.changing.Lock()
+	defer k.changing.Unlock()
+	// What was held last counts also when it was pruned to nothing since.
+	if !r.FetchedAt.After(k.memory.known.FetchedAt) {
+		return false, nil
 	}
-	k.meter.skip(s.skipped)
+	old := k.held.Load()
 	// From here on the age goes by the monotonic clock, like any other.
-	k.held.Store(&held{set: s, read: time.Now().Add(-max(age, 0)), saved: true})
-	k.url = r.From
-	k.memory.from, k.memory.etag, k.memory.body, k.memory.raw = r.From, r.ETag, sha256.Sum256(r.Body), r.Body
-	if k.source == sourceDiscover {
+	read := time.Now().Add(-max(age, 0))
+	if _, err := k.replace(held{
+		read: read, fetched: r.FetchedAt, due: read.Add(k.untilNext(k.memory.maxAge)), from: from,
+		unconfirmed: old == nil || old.unconfirmed,
+	}, r, sha256.Sum256(r.Body)); err != nil {
+		return false, err
+	}
+	k.showURL(r.From)
+	if known := k.memory.place; k.source == sourceDiscover && (known.url == nil || known.url.String() != r.From) {
 		// The issuer may have moved since: it is asked first.
 		k.memory.place, k.memory.doubt = p, true
 	}
-	return nil
+	return true, nil
 }
 
 // placeSaved holds issuer and address against what is configured now, as
@@ -149,15 +171,11 @@ func (k *Keys) keep(changed bool) {
 		return
 	}
 	k.memory.kept = time.Now()
-	r := saved{
-		Issuer: k.issuer, From: k.memory.from, ETag: k.memory.etag, FetchedAt: k.now().UTC(), Body: k.memory.raw,
-		Inside: k.source == sourceDiscover && !k.memory.place.rule.publicOnly,
-	}
 	select {
 	case <-k.unsaved:
 	default:
 	}
-	k.unsaved <- r // one flight at a time fills it: there is room
+	k.unsaved <- k.memory.known // one flight at a time fills it: there is room
 }
 
 // saving saves what fetches bring until the returned function is called, which
@@ -188,14 +206,19 @@ func (k *Keys) saving() (end func()) {
 }
 
 func (k *Keys) save(r saved) error {
-	body, err := json.Marshal(r)
-	if err == nil {
-		err = k.store.Put(k.saveAs, body, r.FetchedAt.Add(k.cfg.MaxStale))
-	}
-	if err != nil {
+	if err := k.put(k.store, r); err != nil {
 		k.meter.stored(opSave, storeFailed)
 		return err
 	}
 	k.meter.stored(opSave, storeDone)
 	return nil
+}
+
+// put keeps r in s for as long as it may be used.
+func (k *Keys) put(s Store, r saved) error {
+	body, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return s.Put(k.saveAs, body, r.FetchedAt.Add(k.cfg.MaxStale))
 }

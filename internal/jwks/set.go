@@ -184,6 +184,21 @@ func newSet(entries []*entry, skipped map[skipReason]int) *set {
 	return s
 }
 
+// without is s less the keys that are gone, and how many those are: they count
+// as skipped. It is s itself when there are none.
+func (s *set) without(gone func(Thumbprint) bool) (*set, int) {
+	kept := slices.DeleteFunc(slices.Clone(s.entries), func(e *entry) bool { return gone(e.key.Thumbprint) })
+	n := len(s.entries) - len(kept)
+	if n == 0 {
+		return s, 0
+	}
+	skipped := map[skipReason]int{skipWithdrawn: n}
+	for reason, more := range s.skipped {
+		skipped[reason] += more
+	}
+	return newSet(kept, skipped), n
+}
+
 // identity spells out everything a verdict may depend on, so that two entries
 // with the same identity are interchangeable.
 func (e *entry) identity() []byte {

@@ -21,9 +21,13 @@ type State struct {
 	// FromState tells that the keys were saved before a restart, and that the
 	// source has not confirmed them since.
 	FromState bool `json:"from_state,omitempty"`
-	// FetchedAt is when the set was last known to be what the source says.
+	// FromFleet tells that another replica read the keys, and that the source
+	// has not confirmed them to this one since.
+	FromFleet bool `json:"from_fleet,omitempty"`
+	// FetchedAt is when the source was last asked and answered with this set,
+	// by the clock of the replica that asked.
 	FetchedAt time.Time `json:"fetched_at,omitzero"`
-	// AgeSeconds is the time since FetchedAt; zero for files.
+	// AgeSeconds is the time since then; zero for files.
 	AgeSeconds float64 `json:"age_seconds,omitempty"`
 	// LastError is how the latest fetch went wrong; empty when it went well.
 	LastError string `json:"last_error,omitempty"`
@@ -53,7 +57,7 @@ func (k *Keys) State() State {
 	if h == nil {
 		return s
 	}
-	s.FetchedAt, s.FromState = h.read.Round(0), h.saved
+	s.FetchedAt, s.FromState, s.FromFleet = h.fetched.Round(0), h.from == fromState, h.from == fromFleet
 	if k.source != sourceFiles {
 		s.AgeSeconds = time.Since(h.read).Seconds()
 	}

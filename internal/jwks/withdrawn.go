@@ -1,0 +1,86 @@
+package jwks
+
+import (
+	"bytes"
+	"slices"
+	"time"
+)
+
+// Thumbprints are those of the present set, each once and in order; none while
+// there is no set.
+func (k *Keys) Thumbprints() []Thumbprint {
+	h := k.held.Load()
+	if h == nil {
+		return nil
+	}
+	var all []Thumbprint
+	for t := range h.set.byThumbprint {
+		all = append(all, t)
+	}
+	slices.SortFunc(all, func(a, b Thumbprint) int { return bytes.Compare(a[:], b[:]) })
+	return all
+}
+
+// Prune takes the keys that Dropped tells of out of the present set, unless
+// the source was asked for it after they were withdrawn. If there are any, the
+// source is asked at once, and what it then answers holds: it is the
+// authority. Until that has gone well there may be no key at all.
+//
+// Keys from files are configuration, and Prune leaves them: the operator
+// removes the file.
+func (k *Keys) Prune() {
+	if !k.prune() {
+		return
+	}
+	k.launch(k.renew)
+	select {
+	case k.woken <- struct{}{}:
+	default:
+	}
+}
+
+// prune reports whether it took anything out.
+func (k *Keys) prune() bool {
+	if k.source == sourceFiles {
+		return false
+	}
+	k.changing.Lock()
+	defer k.changing.Unlock()
+	h := k.held.Load()
+	if h == nil {
+		return false
+	}
+	s, n := k.remaining(h.set, h.fetched)
+	if n == 0 {
+		return false
+	}
+	k.prunes++
+	// An answer that is "unchanged" would keep them away for ever.
+	k.memory.known.ETag, k.memory.body = "", [32]byte{}
+	pruned := *h
+	pruned.set, pruned.unconfirmed = s, true
+	if len(s.entries) == 0 {
+		k.held.Store(nil)
+	} else {
+		k.held.Store(&pruned)
+	}
+	k.unknown.clear()
+	k.log.Warn("keys withdrawn", "withdrawn", n, "keys", len(s.entries))
+	return true
+}
+
+// remaining is s less the keys that were withdrawn no earlier than it was
+// fetched, and how many those are.
+func (k *Keys) remaining(s *set, fetched time.Time) (*set, int) {
+	if k.dropped == nil {
+		return s, 0
+	}
+	s, n := s.without(func(t Thumbprint) bool {
+		at := k.dropped(t)
+		return !at.IsZero() && !fetched.After(at)
+	})
+	if n > 0 {
+		k.meter.skip(map[skipReason]int{skipWithdrawn: n})
+	}
+	return s, n
+}
