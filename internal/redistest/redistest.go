@@ -1,0 +1,222 @@
+// Package redistest runs real redis servers on loopback, for tests and for the
+// load tool: alone, as a cluster, and under sentinels, with the faults that such
+// servers have. It never leaves one behind: they end with whoever started them.
+package redistest
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// startTime is for anything that is waited for.
+const startTime = 20 * time.Second
+
+// Find says which program is missing; nil when none is.
+func Find() error {
+	for _, program := range []string{"redis-server", "redis-cli"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return errors.New(program)
+		}
+	}
+	return nil
+}
+
+// Server is one redis-server or sentinel.
+type Server struct {
+	// Addr is its host:port; it stays over a Restart.
+	Addr string
+	args []string
+	log  string // file
+
+	mu      sync.Mutex
+	command *exec.Cmd
+	ended   chan struct{}
+}
+
+// Start runs a redis-server that keeps nothing on disk, with further arguments,
+// and waits until it answers. dir is where it works.
+func Start(dir string, args ...string) (*Server, error) {
+	for range 20 {
+		addr, err := freeAddress()
+		if err != nil {
+			return nil, err
+		}
+		_, port, _ := net.SplitHostPort(addr)
+		s := &Server{Addr: addr, log: filepath.Join(dir, "redis-"+port+".log")}
+		s.args = append([]string{
+			"--port", port, "--bind", "127.0.0.1", "--dir", dir, "--logfile", s.log, "--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0",
+		}, args...)
+		if err := s.Restart(); err == nil {
+			return s, nil
+		} else if !errors.Is(err, errEnded) {
+			return nil, err
+		}
+		// Somebody else took the port meanwhile.
+	}
+	return nil, errors.New("redis-server does not start")
+}
+
+var errEnded = errors.New("it ended at once")
+
+// Restart runs the server, which was killed or stopped before, on its address.
+func (s *Server) Restart() error {
+	s.Kill()
+	s.mu.Lock()
+	s.command, s.ended = exec.Command("redis-server", s.args...), make(chan struct{})
+	s.command.SysProcAttr = dieWithParent()
+	command, ended := s.command, s.ended
+	err := command.Start()
+	s.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("starting redis-server: %w", err)
+	}
+	go func() {
+		_ = command.Wait()
+		close(ended)
+	}()
+	return wait("redis answers at "+s.Addr, func() (bool, error) {
+		select {
+		case <-ended:
+			return false, errEnded
+		default:
+		}
+		_, err := s.Do("PING")
+		return err == nil || strings.HasPrefix(err.Error(), "NOAUTH"), nil
+	})
+}
+
+// Kill ends the server as a crash would. It may be gone already.
+func (s *Server) Kill() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.command == nil || s.command.Process == nil {
+		return
+	}
+	_ = s.command.Process.Kill() // it may have ended
+	<-s.ended
+	s.command = nil
+}
+
+// Stop ends the server for good.
+func (s *Server) Stop() { s.Kill() }
+
+// Pause keeps the server from running at all; its connections stay open.
+func (s *Server) Pause() { s.signal(syscall.SIGSTOP) }
+
+// Resume ends a Pause.
+func (s *Server) Resume() { s.signal(syscall.SIGCONT) }
+
+func (s *Server) signal(sig syscall.Signal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.command != nil {
+		_ = s.command.Process.Signal(sig) // it may have ended
+	}
+}
+
+// Do runs one command on a connection of its own, and returns what is answered:
+// texts and numbers as they are, lists as lines. An error that redis answers is
+// one, with its text.
+func (s *Server) Do(args ...string) (string, error) {
+	c, err := net.DialTimeout("tcp", s.Addr, time.Second)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		return "", err
+	}
+	var request strings.Builder
+	fmt.Fprintf(&request, "*%d\r\n", len(args))
+	for _, a := range args {
+		fmt.Fprintf(&request, "$%d\r\n%s\r\n", len(a), a)
+	}
+	if _, err := io.WriteString(c, request.String()); err != nil {
+		return "", err
+	}
+	return reply(bufio.NewReader(c))
+}
+
+// reply reads one reply of RESP2.
+func reply(r *bufio.Reader) (string, error) {
+	line, err := r.ReadString('\n')
+	if err != nil {
+		return "", err
+	}
+	line = strings.TrimRight(line, "\r\n")
+	if line == "" {
+		return "", errors.New("an empty reply")
+	}
+	n, _ := strconv.Atoi(line[1:]) // of kinds that have a number
+	switch line[0] {
+	case '-':
+		return "", errors.New(line[1:])
+	case '$':
+		if n < 0 {
+			return "", nil
+		}
+		text := make([]byte, n+2)
+		_, err := io.ReadFull(r, text)
+		return string(text[:n]), err
+	case '*':
+		var lines []string
+		for range n {
+			one, err := reply(r)
+			if err != nil {
+				return "", err
+			}
+			lines = append(lines, one)
+		}
+		return strings.Join(lines, "\n"), nil
+	}
+	return line[1:], nil
+}
+
+// wait polls until holds says so, or fails.
+func wait(what string, holds func() (bool, error)) error {
+	for end := time.Now().Add(startTime); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		ok, err := holds()
+		if err != nil {
+			return fmt.Errorf("waiting until %s: %w", what, err)
+		}
+		if ok {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s and not yet: %s", startTime, what)
+}
+
+var given sync.Map // addresses
+
+// freeAddress is one that nobody listens on, another each time. It lies below
+// the ports that the kernel gives to connections, and so does that of a
+// cluster's bus, 10,000 above.
+func freeAddress() (string, error) {
+	for range 200 {
+		port := 10_000 + rand.IntN(10_000)
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+		if _, taken := given.LoadOrStore(addr, true); taken {
+			continue
+		}
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		if err := l.Close(); err != nil {
+			return "", err
+		}
+		return addr, nil
+	}
+	return "", errors.New("no free port among two hundred")
+}
