@@ -50,7 +50,10 @@ const KeySize = 32
 // An entry is a version byte, the fingerprint of its seal key, its salt, and
 // the sealed bytes with their tag.
 const (
-	version         = 1
+	version = 1
+	// lastVersion is the last that a release to come may use: what begins with
+	// a larger byte, as any text does, was never sealed.
+	lastVersion     = 31
 	fingerprintSize = 8
 	saltSize        = 16
 	headSize        = 1 + fingerprintSize + saltSize
@@ -173,7 +176,7 @@ func (b *Box) Newest(entry []byte) bool {
 
 func (b *Box) keyOf(entry []byte) (*key, error) {
 	switch {
-	case len(entry) < Overhead:
+	case len(entry) < Overhead, entry[0] == 0, entry[0] > lastVersion:
 		return nil, ErrBroken
 	case entry[0] != version:
 		return nil, ErrVersion

@@ -101,6 +101,11 @@ func TestEntriesTellTheirKey(t *testing.T) {
 	if _, err := old.Open(seal.KeySet, "name", entry); !errors.Is(err, seal.ErrVersion) {
 		t.Errorf("got %v, want %v", err, seal.ErrVersion)
 	}
+	for _, text := range []string{strings.Repeat("{", 100), strings.Repeat("\x00", 100)} {
+		if _, err := old.Open(seal.KeySet, "name", []byte(text)); !errors.Is(err, seal.ErrBroken) {
+			t.Errorf("%q…: got %v, want %v", text[:1], err, seal.ErrBroken)
+		}
+	}
 }
 
 func TestDigestKeysDifferByKeyAndPrefix(t *testing.T) {

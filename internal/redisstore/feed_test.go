@@ -1,0 +1,607 @@
+package redisstore_test
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"introspectd/internal/redisstore"
+	"introspectd/internal/redistest"
+	"introspectd/internal/revoke"
+	"introspectd/internal/seal"
+)
+
+const (
+	feedStream = "introspectd:{revocations}:stream"
+	feedSet    = "introspectd:{revocations}:set"
+)
+
+// replica is one process's list with the feed that keeps it in step.
+type replica struct {
+	*revoke.List
+	t    *testing.T
+	log  *logBuffer
+	stop func()
+}
+
+// logBuffer is a log for two goroutines.
+type logBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+type joining struct {
+	cfg             redisstore.Config
+	keys            [][]byte
+	requireExisting bool
+	grace           time.Duration
+	file            revoke.Store
+}
+
+func sealKey(fill byte) []byte { return slices.Repeat([]byte{fill}, seal.KeySize) }
+
+// join starts a replica; it ends with the test or by stop.
+func join(t *testing.T, j joining) *replica {
+	t.Helper()
+	if j.keys == nil {
+		j.keys = [][]byte{sealKey(1)}
+	}
+	if j.grace == 0 {
+		j.grace = time.Minute
+	}
+	box, err := seal.New(j.cfg.Prefix, j.keys...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &replica{t: t, log: &logBuffer{}}
+	log := slog.New(slog.NewTextHandler(r.log, nil))
+	store, err := redisstore.Open(j.cfg, box, redisstore.Options{Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	feed, err := store.Feed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.List, err = revoke.New(revoke.Options{
+		Config: revoke.Config{MaxDelay: 200 * time.Millisecond, MaxEntries: 1 << 20, Grace: j.grace, OnOutage: revoke.Deny},
+		Shared: feed, File: j.file, Log: log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var run sync.WaitGroup
+	run.Go(func() { store.Run(ctx) })
+	run.Go(func() {
+		feed.Run(ctx, r.List, func() redisstore.Pace {
+			return redisstore.Pace{MaxDelay: 200 * time.Millisecond, RequireExisting: j.requireExisting}
+		})
+	})
+	r.stop = sync.OnceFunc(func() {
+		cancel()
+		run.Wait()
+		if err := store.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(r.stop)
+	return r
+}
+
+func eventually(t *testing.T, within time.Duration, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(within)
+	for !holds() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %s: %s", within, what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func (r *replica) current() {
+	r.t.Helper()
+	eventually(r.t, 15*time.Second, "the list is current\n"+r.log.String(), func() bool { return r.State().Current })
+}
+
+func subject(sub string) revoke.Revocation {
+	return revoke.Revocation{
+		Kind: revoke.Subject, IDs: []revoke.ID{revoke.Of(revoke.Subject, "https://idp.example", sub)},
+		Issuer: "https://idp.example", Value: sub, Expires: time.Now().Add(time.Hour), By: "ops",
+	}
+}
+
+func (r *replica) revoke(sub string) revoke.Revocation {
+	r.t.Helper()
+	out, err := r.Add(r.t.Context(), subject(sub))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return out
+}
+
+func (r *replica) knows(sub string) bool {
+	id := revoke.Of(revoke.Subject, "https://idp.example", sub)
+	is, _ := r.Revoked(time.Now(), 0, revoke.ID{}, id[:])
+	return is
+}
+
+// standalone is a redis of the test's own, and how it is reached.
+func standalone(t *testing.T, args ...string) (*redistest.Server, redisstore.Config, *redis.Client) {
+	t.Helper()
+	needRedis(t)
+	server, err := redistest.Start(t.TempDir(), args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Stop)
+	client := redis.NewClient(&redis.Options{Addr: server.Addr, DisableIdentity: true, MaxRetries: -1})
+	t.Cleanup(func() { _ = client.Close() })
+	return server, configFor(server.Addr), client
+}
+
+func configFor(addresses ...string) redisstore.Config {
+	return redisstore.Config{
+		Set: true, Mode: redisstore.Standalone, Addresses: addresses, Prefix: "introspectd:", WaitReplicas: 1, Timeout: 200 * time.Millisecond,
+	}
+}
+
+func members(t *testing.T, client redis.UniversalClient) []string {
+	t.Helper()
+	all, err := client.ZRange(t.Context(), feedSet, 0, -1).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func TestFeed(t *testing.T) {
+	t.Run("REV-01 a revocation is at every replica within a second", func(t *testing.T) {
+		_, cfg, _ := standalone(t)
+		a, b := join(t, joining{cfg: cfg}), join(t, joining{cfg: cfg})
+		a.current()
+		b.current()
+		for n := range 5 {
+			sub := fmt.Sprint("alice", n)
+			from, to := a, b
+			if n%2 == 1 {
+				from, to = b, a
+			}
+			from.revoke(sub)
+			if !from.knows(sub) {
+				t.Error("it does not hold at once where it was made")
+			}
+			eventually(t, time.Second, sub+" is revoked at the other", func() bool { return to.knows(sub) })
+		}
+		if s := b.State(); s.Lag > 400*time.Millisecond {
+			t.Errorf("lag %s with max_delay 200ms", s.Lag)
+		}
+	})
+
+	t.Run("REV-07 a deletion is at every replica, and of a list read later", func(t *testing.T) {
+		_, cfg, _ := standalone(t)
+		a, b := join(t, joining{cfg: cfg}), join(t, joining{cfg: cfg})
+		a.current()
+		b.current()
+		kept, gone := a.revoke("kept"), a.revoke("gone")
+		eventually(t, time.Second, "both are at the other", func() bool { return b.knows("kept") && b.knows("gone") })
+		if err := b.Delete(t.Context(), gone.Name, "ops"); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, time.Second, "the deletion is at the first", func() bool { return !a.knows("gone") })
+		c := join(t, joining{cfg: cfg})
+		c.current()
+		if _, there := c.Find(kept.Name); !there || c.knows("gone") {
+			t.Error("a replica that came later has another list")
+		}
+	})
+
+	t.Run("a replica that comes later reads the whole list", func(t *testing.T) {
+		_, cfg, _ := standalone(t)
+		a := join(t, joining{cfg: cfg})
+		a.current()
+		for n := range 1500 { // several pages
+			a.revoke(fmt.Sprint("s", n))
+		}
+		b := join(t, joining{cfg: cfg})
+		b.current()
+		for n := range 1500 {
+			if !b.knows(fmt.Sprint("s", n)) {
+				t.Fatalf("s%d is missing", n)
+			}
+		}
+	})
+}
+
+func TestFeedWritesBackWhatRedisLost(t *testing.T) {
+	for name, lose := range map[string]func(t *testing.T, c *redis.Client){
+		"FLUSHALL": func(t *testing.T, c *redis.Client) {
+			if err := c.FlushAll(t.Context()).Err(); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"a member": func(t *testing.T, c *redis.Client) {
+			if err := c.ZRem(t.Context(), feedSet, members(t, c)[0]).Err(); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"the stream": func(t *testing.T, c *redis.Client) {
+			if err := c.Del(t.Context(), feedStream).Err(); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"the set": func(t *testing.T, c *redis.Client) {
+			if err := c.Del(t.Context(), feedSet).Err(); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"the ends": func(t *testing.T, c *redis.Client) { // scores are not sealed
+			for _, m := range members(t, c) {
+				if err := c.ZAdd(t.Context(), feedSet, redis.Z{Score: 1, Member: m}).Err(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		},
+		"messages by XDEL": func(t *testing.T, c *redis.Client) {
+			all, err := c.XRange(t.Context(), feedStream, "-", "+").Result()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range all {
+				if err := c.XDel(t.Context(), feedStream, m.ID).Err(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, cfg, client := standalone(t)
+			a, b := join(t, joining{cfg: cfg}), join(t, joining{cfg: cfg})
+			a.current()
+			b.current()
+			a.revoke("alice")
+			b.revoke("bob")
+			eventually(t, time.Second, "both are everywhere", func() bool { return a.knows("bob") && b.knows("alice") })
+			lose(t, client)
+			for range 20 {
+				if !a.knows("bob") || !b.knows("alice") {
+					t.Fatal("a replica lost what it held")
+				}
+			}
+			eventually(t, 15*time.Second, "redis has both again", func() bool { return len(members(t, client)) == 2 })
+			a.stop()
+			b.stop()
+			c := join(t, joining{cfg: cfg})
+			c.current()
+			if !c.knows("alice") || !c.knows("bob") {
+				t.Error("a new replica does not know them")
+			}
+		})
+	}
+}
+
+// The writer is gone: the others write back what it had appended.
+func TestFeedIsWrittenBackWithoutItsWriter(t *testing.T) {
+	_, cfg, client := standalone(t)
+	a, b := join(t, joining{cfg: cfg}), join(t, joining{cfg: cfg})
+	c := join(t, joining{cfg: cfg})
+	for _, r := range []*replica{a, b, c} {
+		r.current()
+	}
+	a.revoke("alice")
+	eventually(t, time.Second, "it is everywhere", func() bool { return b.knows("alice") && c.knows("alice") })
+	a.stop()
+	if err := client.FlushAll(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 20*time.Second, "redis has it again, once", func() bool { return len(members(t, client)) == 1 })
+}
+
+func TestFeedStandsWhatIsPlanted(t *testing.T) {
+	big := strings.Repeat("x", 8<<20)
+	for name, plant := range map[string]func(ctx context.Context, c *redis.Client) error{
+		"garbage in the stream": func(ctx context.Context, c *redis.Client) error {
+			for _, values := range [][]any{
+				{"kind", "record", "body", "garbage"},
+				{"kind", "record", "body", strings.Repeat("\x01", 100)},
+				{"kind", "heartbeat", "body", "garbage"},
+				{"other", "fields"},
+			} {
+				if err := c.XAdd(ctx, &redis.XAddArgs{Stream: feedStream, Values: values}).Err(); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		"garbage in the set": func(ctx context.Context, c *redis.Client) error {
+			return c.ZAdd(ctx, feedSet, redis.Z{Score: 4e9, Member: "garbage"}, redis.Z{Score: 4e9, Member: ""}).Err()
+		},
+		"8 MB in the stream": func(ctx context.Context, c *redis.Client) error {
+			return c.XAdd(ctx, &redis.XAddArgs{Stream: feedStream, Values: []any{"kind", "record", "body", big}}).Err()
+		},
+		"24 MB in the stream": func(ctx context.Context, c *redis.Client) error {
+			return c.XAdd(ctx, &redis.XAddArgs{Stream: feedStream, Values: []any{"kind", big, "from", big, "body", big}}).Err()
+		},
+		"8 MB in the set": func(ctx context.Context, c *redis.Client) error {
+			return c.ZAdd(ctx, feedSet, redis.Z{Score: 4e9, Member: big}).Err()
+		},
+		"another type for the stream": func(ctx context.Context, c *redis.Client) error {
+			if err := c.Del(ctx, feedStream).Err(); err != nil {
+				return err
+			}
+			return c.Set(ctx, feedStream, "text", 0).Err()
+		},
+		"another type for the set": func(ctx context.Context, c *redis.Client) error {
+			if err := c.Del(ctx, feedSet).Err(); err != nil {
+				return err
+			}
+			return c.RPush(ctx, feedSet, "text").Err()
+		},
+		"a stream whose numbers are used up": func(ctx context.Context, c *redis.Client) error {
+			return c.XAdd(ctx, &redis.XAddArgs{Stream: feedStream, ID: "18446744073709551615-18446744073709551615", Values: []any{"kind", "x"}}).Err()
+		},
+		"a copy of a record": func(ctx context.Context, c *redis.Client) error {
+			all, err := c.ZRange(ctx, feedSet, 0, -1).Result()
+			if err != nil {
+				return err
+			}
+			if err := c.ZAdd(ctx, feedSet, redis.Z{Score: 4e9, Member: all[0] + "x"}).Err(); err != nil {
+				return err
+			}
+			return c.XAdd(ctx, &redis.XAddArgs{Stream: feedStream, Values: []any{"kind", "heartbeat", "body", all[0]}}).Err()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, cfg, client := standalone(t)
+			client.Options().ReadTimeout = time.Minute
+			a := join(t, joining{cfg: cfg})
+			a.current()
+			a.revoke("alice")
+			if err := plant(t.Context(), client); err != nil {
+				t.Fatal(err)
+			}
+			// It is put up with, and the feed goes on.
+			eventually(t, 45*time.Second, "a revocation is durable again", func() bool {
+				_, err := a.Add(t.Context(), subject("bob"))
+				return err == nil
+			})
+			b := join(t, joining{cfg: cfg})
+			eventually(t, 45*time.Second, "a new replica has the list\n"+b.log.String(), func() bool {
+				return b.State().Current && b.knows("alice") && b.knows("bob")
+			})
+			a.current()
+			if !a.knows("alice") || a.knows("mallory") {
+				t.Error("the list is another")
+			}
+		})
+	}
+}
+
+// A replica that seals with another key may revoke with it: what it says can't
+// be told here.
+func TestFeedOfAnUnknownSealKeyIsNotCurrent(t *testing.T) {
+	t.Parallel()
+	_, cfg, _ := standalone(t)
+	a := join(t, joining{cfg: cfg, grace: 2 * time.Second})
+	a.current()
+	other := join(t, joining{cfg: cfg, keys: [][]byte{sealKey(2)}})
+	eventually(t, 10*time.Second, "the list is no longer relied on", func() bool { return a.State().Denies })
+	if _, err := a.Revoked(time.Now(), 0, revoke.ID{}, nil); err == nil {
+		t.Error("a token is called not revoked")
+	}
+	other.stop()
+	eventually(t, 45*time.Second, "the list is current once it is gone", func() bool { return a.State().Current && !a.State().Denies })
+}
+
+func TestFeedOfALaterReleaseIsNotCurrent(t *testing.T) {
+	t.Parallel()
+	_, cfg, client := standalone(t)
+	a := join(t, joining{cfg: cfg, grace: time.Second})
+	a.current()
+	if err := client.XAdd(t.Context(), &redis.XAddArgs{Stream: feedStream, Values: []any{"kind", "decree", "body", "x"}}).Err(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 10*time.Second, "the list is no longer relied on", func() bool { return a.State().Denies })
+	eventually(t, 45*time.Second, "and is again when nothing more comes", func() bool { return a.State().Current })
+}
+
+func TestFeedOfAnEmptyStore(t *testing.T) {
+	t.Run("is adopted with a warning", func(t *testing.T) {
+		_, cfg, _ := standalone(t)
+		a := join(t, joining{cfg: cfg})
+		a.current()
+		if !strings.Contains(a.log.String(), "begins with an empty list") {
+			t.Errorf("no warning:\n%s", a.log.String())
+		}
+		b := join(t, joining{cfg: cfg, requireExisting: true})
+		b.current() // a replica lives there
+	})
+	t.Run("is refused under require_existing", func(t *testing.T) {
+		_, cfg, _ := standalone(t)
+		a := join(t, joining{cfg: cfg, requireExisting: true})
+		eventually(t, 10*time.Second, "it says so", func() bool { return strings.Contains(a.log.String(), "require_existing") })
+		if s := a.State(); s.Complete || !s.Denies {
+			t.Errorf("%+v", s)
+		}
+		b := join(t, joining{cfg: cfg}) // an operator's word
+		b.current()
+		a.current()
+	})
+}
+
+func TestFeedSealKeysAreRotated(t *testing.T) {
+	_, cfg, client := standalone(t)
+	older, newer := sealKey(1), sealKey(2)
+	before := join(t, joining{cfg: cfg, keys: [][]byte{older}})
+	before.current()
+	before.revoke("alice")
+	first := join(t, joining{cfg: cfg, keys: [][]byte{older, newer}})
+	first.current()
+	before.stop()
+	second := join(t, joining{cfg: cfg, keys: [][]byte{newer, older}})
+	second.current()
+	second.revoke("bob")
+	eventually(t, time.Second, "a replica of the first rollout has what one of the second revoked", func() bool { return first.knows("bob") })
+	first.revoke("carol")
+	eventually(t, time.Second, "and the other way round", func() bool { return second.knows("carol") })
+	first.stop()
+	second.stop()
+	third := join(t, joining{cfg: cfg, keys: [][]byte{newer, older}})
+	third.current()
+	for _, sub := range []string{"alice", "bob", "carol"} {
+		if !third.knows(sub) {
+			t.Errorf("%s is not revoked", sub)
+		}
+	}
+	box, err := seal.New(cfg.Prefix, newer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range members(t, client) {
+		if err := box.Check([]byte(m)); err != nil {
+			t.Errorf("a record is still sealed with the old key: %v", err)
+		}
+	}
+}
+
+func TestFeedOutlivesRedis(t *testing.T) {
+	server, cfg, client := standalone(t)
+	a, b := join(t, joining{cfg: cfg, grace: 2 * time.Second}), join(t, joining{cfg: cfg, grace: 2 * time.Second})
+	a.current()
+	b.current()
+	a.revoke("alice")
+	eventually(t, time.Second, "it is at the other", func() bool { return b.knows("alice") })
+	server.Kill()
+	if _, err := a.Add(t.Context(), subject("bob")); err == nil {
+		t.Error("REV-05: a revocation is called durable while redis is gone")
+	}
+	eventually(t, 10*time.Second, "the list is no longer relied on after grace", func() bool { return b.State().Denies })
+	if !b.knows("alice") {
+		t.Error("what is revoked is no longer known to be")
+	}
+	if err := server.Restart(); err != nil { // it comes back empty
+		t.Fatal(err)
+	}
+	a.current()
+	b.current()
+	eventually(t, 20*time.Second, "redis has both again", func() bool { return len(members(t, client)) == 2 })
+	eventually(t, 5*time.Second, "what was not durable is now everywhere", func() bool { return b.knows("bob") })
+}
+
+func TestFeedInACluster(t *testing.T) {
+	t.Parallel()
+	needRedis(t)
+	c, err := redistest.StartCluster(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Stop)
+	cfg := configFor(c.Addresses()...)
+	cfg.Mode, cfg.WaitReplicas = redisstore.Cluster, 0 // three masters, no replica
+	a, b := join(t, joining{cfg: cfg}), join(t, joining{cfg: cfg})
+	a.current()
+	b.current()
+	a.revoke("alice")
+	eventually(t, time.Second, "it is at the other replica", func() bool { return b.knows("alice") })
+
+	cfg.WaitReplicas = 1
+	strict := join(t, joining{cfg: cfg})
+	strict.current()
+	if _, err := strict.Add(t.Context(), subject("bob")); !errors.Is(err, revoke.ErrNotDurable) {
+		t.Errorf("REV-05 with no replica of redis to wait for: got %v, want %v", err, revoke.ErrNotDurable)
+	}
+}
+
+// Writes that only the lost master had are written back to the new one.
+func TestFeedOutlivesAFailover(t *testing.T) {
+	t.Parallel()
+	needRedis(t)
+	w, err := redistest.StartSentinels(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.Stop)
+	cfg := configFor(w.Addresses()...)
+	cfg.Mode, cfg.Master = redisstore.Sentinel, redistest.MasterName
+	a, b := join(t, joining{cfg: cfg}), join(t, joining{cfg: cfg})
+	a.current()
+	b.current()
+	a.revoke("alice") // its replicas have it
+	// What follows reaches the master alone.
+	for _, s := range w.Servers[1:] {
+		s.Pause()
+	}
+	if _, err := a.Add(t.Context(), subject("bob")); !errors.Is(err, revoke.ErrNotDurable) {
+		t.Errorf("REV-05 while no replica of redis has it: got %v, want %v", err, revoke.ErrNotDurable)
+	}
+	eventually(t, 5*time.Second, "the other replica has it all the same", func() bool { return b.knows("bob") })
+	w.Servers[0].Kill()
+	for _, s := range w.Servers[1:] {
+		s.Resume()
+	}
+	if err := w.Failover(); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []*replica{a, b} {
+		eventually(t, 30*time.Second, "the list is current at the new master\n"+r.log.String(), func() bool { return r.State().Current })
+		if !r.knows("alice") || !r.knows("bob") {
+			t.Error("a replica lost what it held")
+		}
+	}
+	eventually(t, 30*time.Second, "a new replica knows both", func() bool {
+		c := join(t, joining{cfg: cfg})
+		defer c.stop()
+		c.current()
+		return c.knows("alice") && c.knows("bob")
+	})
+	eventually(t, 10*time.Second, "a revocation is durable again", func() bool {
+		_, err := a.Add(t.Context(), subject("carol"))
+		return err == nil
+	})
+	eventually(t, time.Second, "and at the other replica", func() bool { return b.knows("carol") })
+}
+
+func TestFeedShowsNothingOfWhatItKeeps(t *testing.T) {
+	_, cfg, client := standalone(t)
+	a := join(t, joining{cfg: cfg})
+	a.current()
+	secret := rand.Text()
+	a.revoke(secret)
+	dump := strings.Join(members(t, client), "")
+	all, err := client.XRange(t.Context(), feedStream, "-", "+").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dump += fmt.Sprint(all)
+	if strings.Contains(dump, secret) || strings.Contains(dump, "idp.example") {
+		t.Error("redis shows what was revoked")
+	}
+	id := revoke.Of(revoke.Subject, "https://idp.example", secret)
+	if strings.Contains(dump, string(id[:])) {
+		t.Error("redis shows a digest that guesses can be held against")
+	}
+}

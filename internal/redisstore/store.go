@@ -1,0 +1,303 @@
+// Package redisstore keeps bytes with a lifetime, and a feed of records, where
+// all replicas of a fleet find them. It knows nothing of tokens, and believes
+// nothing that does not open under a seal key.
+//
+// # Decisions
+//
+// One client for each mode, chosen by name. Context: the library's universal
+// client guesses from the shape of its options, and takes two addresses of one
+// server for a cluster. Choice: connect makes the client that mode says, and
+// reads go to masters alone. Cost: three lists of the same options.
+//
+// A request asks only a redis that answers. Context: a store that hangs costs
+// each request its time limit. Choice: a breaker (gobreaker) that three
+// failures in a row open; while it is not closed, requests get a miss at once,
+// and only a ping in the background tries again. Cost: up to a second until a
+// redis that is back is used.
+//
+// What one reply may bring is bounded twice. Context: 8 MB planted under a name
+// of ours must not become 8 MB in each replica, on each look-up. Choice: values
+// are read with GETRANGE up to the largest of ours, and a connection fails after
+// 16 MiB in one exchange. Cost: GETRANGE of a value that is too long reads that
+// much for nothing.
+//
+// The library's logger is a global. Context: it writes lines of text to standard
+// error. Choice: Open sets it to the process's log, rate limited; of several
+// stores the last one has it.
+package redisstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/sony/gobreaker/v2"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/metric/noop"
+	"golang.org/x/time/rate"
+
+	"introspectd/internal/seal"
+)
+
+const (
+	// requestTime is the most that one request waits for redis.
+	requestTime = 40 * time.Millisecond
+	// failuresToOpen in a row open the breaker.
+	failuresToOpen = 3
+	openTime       = 500 * time.Millisecond
+	pingEvery      = 500 * time.Millisecond
+	inspectEvery   = time.Minute
+)
+
+// Options are what a Store needs beside its Config.
+type Options struct {
+	// Log takes changes of state; nil discards them.
+	Log *slog.Logger
+	// Meter takes the instruments; nil measures nothing.
+	Meter metric.Meter
+}
+
+// Store is one redis, however it is run. It is safe for concurrent use.
+type Store struct {
+	cfg     Config
+	client  redis.UniversalClient
+	box     *seal.Box
+	log     *slog.Logger
+	meter   metric.Meter
+	metrics metrics
+	breaker *gobreaker.CircuitBreaker[[]byte]
+	queue   queue
+
+	mu       sync.Mutex
+	degraded []string
+	up       bool
+}
+
+// Open makes the store of a checked configuration; what it keeps is sealed by
+// box. It does not dial: redis may be away.
+func Open(cfg Config, box *seal.Box, o Options) (*Store, error) {
+	s := &Store{cfg: cfg, box: box, log: o.Log, meter: o.Meter}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.meter == nil {
+		s.meter = noop.Meter{}
+	}
+	redis.SetLogger(&libraryLog{log: s.log, some: rate.Sometimes{Interval: time.Minute}})
+	s.breaker = gobreaker.NewCircuitBreaker[[]byte](gobreaker.Settings{
+		Name: "redis", MaxRequests: 1, Timeout: openTime,
+		ReadyToTrip:   func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= failuresToOpen },
+		IsSuccessful:  func(err error) bool { return !outage(err) },
+		OnStateChange: s.breakerChanged,
+	})
+	s.queue.init()
+	var err error
+	if s.client, err = connect(cfg); err != nil {
+		return nil, err
+	}
+	s.metrics, err = newMetrics(s.meter, s)
+	return s, err
+}
+
+// Close gives the connections back. What is asked afterwards is an error.
+func (s *Store) Close() error {
+	if err := s.client.Close(); err != nil {
+		return fmt.Errorf("closing redis: %w", err)
+	}
+	return nil
+}
+
+// key is the full name of what is called name here.
+func (s *Store) key(name string) string { return s.cfg.Prefix + name }
+
+// outage says whether an error is about redis itself, not about one value: such
+// errors open the breaker.
+func outage(err error) bool {
+	if err == nil || errors.Is(err, redis.Nil) || errors.Is(err, errReplyTooLarge) || errors.Is(err, context.Canceled) {
+		return false
+	}
+	var reply redis.Error
+	if !errors.As(err, &reply) {
+		return true // no reply at all
+	}
+	// About one value, or about writing: look-ups go on.
+	for _, kind := range []string{"WRONGTYPE", "READONLY", "OOM", "MISCONF", "NOREPLICAS", "NOPERM"} {
+		if strings.HasPrefix(reply.Error(), kind) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *Store) breakerChanged(_ string, from, to gobreaker.State) {
+	switch {
+	case to == gobreaker.StateOpen && from == gobreaker.StateClosed:
+		s.log.Warn("redis does not answer; requests do without it")
+	case to == gobreaker.StateClosed:
+		s.log.Info("redis answers again")
+	}
+}
+
+// ask calls one command for a request: within its time, and only while the
+// breaker is closed. nil means that there is nothing, or that it can't be had.
+func (s *Store) ask(ctx context.Context, command func(ctx context.Context) ([]byte, error)) []byte {
+	if s.breaker.State() != gobreaker.StateClosed {
+		return nil
+	}
+	ctx, stop := context.WithTimeout(ctx, min(requestTime, s.cfg.Timeout))
+	defer stop()
+	value, err := s.breaker.Execute(func() ([]byte, error) { return command(ctx) })
+	if err != nil {
+		s.refused(err)
+		return nil
+	}
+	return value
+}
+
+// refused counts what was found under a name and is no value of ours.
+func (s *Store) refused(err error) {
+	switch {
+	case errors.Is(err, errReplyTooLarge):
+		s.metrics.refuse("oversized")
+	case strings.HasPrefix(err.Error(), "WRONGTYPE"):
+		s.metrics.refuse("wrong_type")
+	}
+}
+
+// get reads at most limit bytes. A longer value is none of ours.
+func (s *Store) get(ctx context.Context, key string, limit int) ([]byte, error) {
+	text, err := s.client.GetRange(ctx, key, 0, int64(limit)).Bytes()
+	switch {
+	case err != nil || len(text) == 0:
+		return nil, err
+	case len(text) > limit:
+		s.metrics.refuse("oversized")
+		return nil, nil
+	}
+	return text, nil
+}
+
+// unseal opens what lies under key; nil, and a count, where it is not ours.
+func (s *Store) unseal(kind seal.Kind, key string, entry []byte) []byte {
+	if len(entry) == 0 {
+		return nil
+	}
+	plain, err := s.box.Open(kind, key, entry)
+	switch {
+	case errors.Is(err, seal.ErrUnknownKey):
+		s.metrics.refuse("unknown_key")
+	case errors.Is(err, seal.ErrVersion):
+		s.metrics.refuse("version")
+	case err != nil:
+		s.metrics.refuse("broken")
+	}
+	return plain
+}
+
+// Run pings redis, so that the breaker closes when it is back, looks at how it
+// is set up, and writes what requests left to be written, until ctx ends.
+func (s *Store) Run(ctx context.Context) {
+	var all sync.WaitGroup
+	all.Go(func() { s.write(ctx) })
+	defer all.Wait()
+	tick := time.NewTicker(pingEvery)
+	defer tick.Stop()
+	var inspected time.Time
+	for {
+		was := s.isUp()
+		up := s.ping(ctx)
+		if up && (!was || time.Since(inspected) >= inspectEvery) {
+			inspected = time.Now()
+			s.inspect(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// ping tells the breaker whether redis answers. Connections that redis has
+// closed are found out one by one, and dropped.
+func (s *Store) ping(ctx context.Context) bool {
+	limited, stop := context.WithTimeout(ctx, s.cfg.Timeout)
+	defer stop()
+	err := s.client.Ping(limited).Err()
+	for n := 0; n < poolSize && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)); n++ {
+		err = s.client.Ping(limited).Err()
+	}
+	if ctx.Err() != nil {
+		return false
+	}
+	_, _ = s.breaker.Execute(func() ([]byte, error) { return nil, err }) // it counts
+	up := err == nil
+	s.mu.Lock()
+	s.up = up
+	s.mu.Unlock()
+	return up
+}
+
+func (s *Store) isUp() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.up
+}
+
+// Degraded says in words what keeps redis from being what we need.
+func (s *Store) Degraded() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found := s.degraded
+	if !s.up {
+		found = append([]string{"redis does not answer"}, found...)
+	}
+	return found
+}
+
+// inspect looks at version and eviction, which no command of ours would show.
+func (s *Store) inspect(ctx context.Context) {
+	ctx, stop := context.WithTimeout(ctx, time.Second)
+	defer stop()
+	text, err := s.client.Info(ctx, "server", "memory").Result()
+	if err != nil {
+		return // an ACL may forbid it
+	}
+	info := map[string]string{}
+	for line := range strings.Lines(text) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		info[name] = value
+	}
+	var found []string
+	if v := info["redis_version"]; v != "" && older(v, 6, 2) {
+		found = append(found, "redis is "+v+", expected 6.2 or newer")
+	}
+	if p := info["maxmemory_policy"]; strings.HasPrefix(p, "allkeys-") {
+		found = append(found, "redis evicts with "+p+": it may drop revocations, expected noeviction or a volatile policy")
+	}
+	s.mu.Lock()
+	news := strings.Join(found, "; ") != strings.Join(s.degraded, "; ")
+	s.degraded = found
+	s.mu.Unlock()
+	if news && len(found) > 0 {
+		s.log.Warn("redis is not what we need", "problems", found)
+	}
+}
+
+func older(version string, major, minor int) bool {
+	parts := strings.SplitN(version, ".", 3)
+	if len(parts) < 2 {
+		return false
+	}
+	have, err1 := strconv.Atoi(parts[0])
+	next, err2 := strconv.Atoi(parts[1])
+	return err1 == nil && err2 == nil && (have < major || have == major && next < minor)
+}
