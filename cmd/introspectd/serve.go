@@ -143,7 +143,7 @@ func openState(cfg filestore.Config, log *slog.Logger) (*filestore.Store, error)
 		log.Info("last-good keys are lost at a restart: state.path names no file")
 		return nil, nil
 	}
-	state, err := filestore.Open(cfg.Path, log)
+	state, err := filestore.Open(cfg.Path, filestore.Options{Log: log})
 	if err != nil {
 		return nil, fmt.Errorf("state.path: %w", err)
 	}

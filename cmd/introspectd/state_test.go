@@ -71,7 +71,7 @@ func (m *mortalIssuer) discovered(name string) string {
 // openStore opens a state file as the service does.
 func openStore(t *testing.T, path string) *filestore.Store {
 	t.Helper()
-	store, err := filestore.Open(path, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	store, err := filestore.Open(path, filestore.Options{Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,6 +26,13 @@
 // root's, that neither group nor others can write. Cost: an operator has to say
 // chmod once. Its readers learn nothing secret.
 //
+// Records lie among the values, under names of their own, and are written
+// together. Context: a
+// fleet's revocations come by the hundred thousand, and a sync to the disk takes
+// a millisecond. Choice: appends that meet share one transaction; each returns
+// when it is on the disk. Cost: an append that comes while another is written
+// waits for two.
+//
 // A damaged file is set aside whole. Context: a service that can't start for
 // the sake of what merely helps it start is worse than none of that. Choice:
 // Open reads all there is, and a file that fails it gets another name and an
@@ -41,6 +48,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -60,10 +68,26 @@ var bucket = []byte("values")
 
 var errClosed = errors.New("the state file is closed")
 
+// Options are what a Store needs beside its path.
+type Options struct {
+	// Log takes what is set aside or dropped.
+	Log *slog.Logger
+	// Seal and Unseal make what is kept unreadable for whoever reads the file;
+	// both or neither. A name is given back as it was given.
+	Seal   func(name string, plain []byte) []byte
+	Unseal func(name string, sealed []byte) ([]byte, error)
+}
+
+// ErrSealed says that something is there which can't be unsealed: its key is
+// not at hand, or somebody has changed it.
+var ErrSealed = errors.New("what is there is sealed and can't be read")
+
 // Store is an open file. It is safe for concurrent use.
 type Store struct {
-	path string
-	log  *slog.Logger
+	path    string
+	log     *slog.Logger
+	options Options
+	records Records
 
 	// One at a time: bbolt keeps its locks when it panics, and nobody may come
 	// to wait for those.
@@ -71,17 +95,19 @@ type Store struct {
 	db     *bolt.DB
 	file   *os.File
 	failed error // set when there is no file to use
+	// replaced counts the files that took the place of a damaged one.
+	replaced int
 }
 
 // Open opens the file at path, and makes it, with mode 0600, if it is not
 // there; its directory must be. A damaged file, or one that is no database, is
 // renamed to <path>.corrupt-<UTC time>, and an empty one takes its place. The
 // error names the file: it can't be read or made, is no regular file, can be
-// written by others, or is in use by another process. log takes what is set
-// aside or dropped.
-func Open(path string, log *slog.Logger) (*Store, error) {
-	s := &Store{path: path, log: log}
-	if s.db, s.file, s.failed = open(path, log); s.failed != nil {
+// written by others, or is in use by another process.
+func Open(path string, o Options) (*Store, error) {
+	s := &Store{path: path, log: o.Log, options: o}
+	s.records = Records{store: s, writing: make(chan struct{}, 1), waiting: make(chan *appended, mostTogether)}
+	if s.db, s.file, s.failed = open(path, o.Log); s.failed != nil {
 		if d, damaged := errors.AsType[damage](s.failed); damaged {
 			s.replace(d)
 		}
@@ -99,7 +125,34 @@ func (s *Store) replace(d damage) {
 		return
 	}
 	s.db, s.file, s.failed = open(s.path, s.log)
+	s.replaced++
 }
+
+// Replaced is how often an empty file took the place of a damaged one: whoever
+// holds what was in it may write it again.
+func (s *Store) Replaced() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.replaced
+}
+
+// SetAside lists the damaged files that lie beside ours now, in this process's
+// life or before it.
+func (s *Store) SetAside() (found []string) {
+	entries, err := os.ReadDir(filepath.Dir(s.path))
+	if err != nil {
+		s.log.Warn("the directory of the state file can't be read", "state", s.path, "cause", err.Error())
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), filepath.Base(s.path)+asideSuffix) {
+			found = append(found, filepath.Join(filepath.Dir(s.path), e.Name()))
+		}
+	}
+	return found
+}
+
+// asideSuffix is what the name of a damaged file begins to differ with.
+const asideSuffix = ".corrupt-"
 
 // damage says that a file is not, or no longer, what a Store has written.
 type damage struct {
@@ -205,7 +258,7 @@ func tidy(db *bolt.DB, log *slog.Logger) error {
 		}
 		now := time.Now()
 		return b.ForEach(func(name, stored []byte) error {
-			_, expires, err := decode(string(name), stored)
+			_, _, expires, err := decode(string(name), stored)
 			if errors.Is(err, errVersion) {
 				foreign++
 			} else if err != nil {
@@ -269,7 +322,7 @@ func setAside(path string, d damage, log *slog.Logger) error {
 	if err != nil || !os.SameFile(there, d.file) {
 		return err
 	}
-	aside := path + ".corrupt-" + time.Now().UTC().Format("20060102T150405.000Z")
+	aside := path + asideSuffix + time.Now().UTC().Format("20060102T150405.000Z")
 	if err := os.Rename(path, aside); err != nil {
 		return err
 	}
@@ -291,14 +344,15 @@ func syncDirectory(name string) error {
 // none or its time is over. An error means that it can't be told.
 func (s *Store) Get(name string) ([]byte, error) {
 	var value []byte
-	over := false
+	over, sealed := false, false
 	err := s.do(func(db *bolt.DB) error {
 		err := db.View(func(tx *bolt.Tx) error {
 			stored := tx.Bucket(bucket).Get([]byte(name))
 			if stored == nil {
 				return nil
 			}
-			v, expires, err := decode(name, stored)
+			kind, v, expires, err := decode(name, stored)
+			sealed = kind == versionSealed
 			if over = err == nil && !time.Now().Before(expires); err == nil && !over {
 				value = bytes.Clone(v)
 			}
@@ -309,10 +363,42 @@ func (s *Store) Get(name string) ([]byte, error) {
 		}
 		return db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucket).Delete([]byte(name)) })
 	})
+	if err == nil && value != nil {
+		value, err = s.unseal(valueName(name), value, sealed)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading %q from %s: %w", name, s.path, err)
 	}
 	return value, nil
+}
+
+// valueName and recordName are what values and records are sealed as.
+func valueName(name string) string    { return "value/" + name }
+func recordName(name [16]byte) string { return fmt.Sprintf("record/%x", name) }
+
+// seal returns what is stored of a value, and as which version.
+func (s *Store) seal(name string, value []byte) (byte, []byte) {
+	if s.options.Seal == nil {
+		return version, value
+	}
+	return versionSealed, s.options.Seal(name, value)
+}
+
+// unseal opens what was sealed. What was written before sealing was asked for
+// is taken as it is: the file's permissions are what is trusted, and the seal
+// keeps its readers from reading.
+func (s *Store) unseal(name string, stored []byte, sealed bool) ([]byte, error) {
+	if !sealed {
+		return stored, nil
+	}
+	if s.options.Unseal == nil {
+		return nil, ErrSealed
+	}
+	plain, err := s.options.Unseal(name, stored)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrSealed, err)
+	}
+	return plain, nil
 }
 
 // Put keeps value, of at most MaxValue bytes, under name until expires, by the
@@ -322,7 +408,8 @@ func (s *Store) Put(name string, value []byte, expires time.Time) error {
 	if len(value) > MaxValue {
 		return fmt.Errorf("writing %q to %s: %d bytes, at most %d can be kept", name, s.path, len(value), MaxValue)
 	}
-	stored := encode(name, value, expires)
+	as, kept := s.seal(valueName(name), value)
+	stored := encode(as, name, kept, expires)
 	err := s.do(func(db *bolt.DB) error {
 		if err := db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucket).Put([]byte(name), stored) }); err != nil {
 			return err

@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 // open opens a store that is closed with the test.
 func open(t testing.TB, path string, log io.Writer) *filestore.Store {
 	t.Helper()
-	s, err := filestore.Open(path, slog.New(slog.NewTextHandler(log, nil)))
+	s, err := filestore.Open(path, filestore.Options{Log: slog.New(slog.NewTextHandler(log, nil))})
 	if err != nil {
 		t.Fatalf("Open: got %v, want no error", err)
 	}
@@ -199,7 +199,7 @@ func TestOpenRefusesWhatCannotBeBelieved(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "dir", "state")
 			must(t, os.Mkdir(filepath.Dir(path), 0o700))
 			row.prepare(t, path)
-			s, err := filestore.Open(path, slog.New(slog.NewTextHandler(t.Output(), nil)))
+			s, err := filestore.Open(path, filestore.Options{Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 			if err == nil {
 				closed(t, s)
 			}
@@ -225,7 +225,7 @@ func TestOneProcessAtATime(t *testing.T) {
 	s := open(t, path, t.Output())
 	put(t, s, "a", "value", inAnHour())
 	started := time.Now()
-	if _, err := filestore.Open(path, slog.New(slog.NewTextHandler(t.Output(), nil))); err == nil || !strings.Contains(err.Error(), "in use by another process") {
+	if _, err := filestore.Open(path, filestore.Options{Log: slog.New(slog.NewTextHandler(t.Output(), nil))}); err == nil || !strings.Contains(err.Error(), "in use by another process") {
 		t.Errorf("Open of an open file: got %v, want an error that says so", err)
 	}
 	if took := time.Since(started); took > 5*time.Second {
@@ -325,7 +325,7 @@ func TestValuesOfAnotherVersionAreDropped(t *testing.T) {
 	s := open(t, path, t.Output())
 	put(t, s, "ours", "value", inAnHour())
 	closed(t, s)
-	raw(t, path, "values", "theirs", append([]byte{2}, make([]byte, 100)...))
+	raw(t, path, "values", "theirs", append([]byte{3}, make([]byte, 100)...))
 	var log bytes.Buffer
 	s = open(t, path, &log)
 	want(t, s, "ours", "value")
@@ -410,7 +410,7 @@ func TestNoSpoiltByteEndsTheProcessOrShows(t *testing.T) {
 		spoilt := bytes.Clone(content)
 		spoilt[at] ^= 0xff
 		must(t, os.WriteFile(path, spoilt, 0o600))
-		s, err := filestore.Open(path, slog.New(slog.DiscardHandler))
+		s, err := filestore.Open(path, filestore.Options{Log: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatalf("byte %d: Open: got %v, want no error", at, err)
 		}
@@ -449,7 +449,7 @@ func TestNoSpoiltByteEndsTheProcessOrShows(t *testing.T) {
 
 // writeUntilKilled puts ever new values and says each number once it is safe.
 func writeUntilKilled(path string) {
-	s, err := filestore.Open(path, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	s, err := filestore.Open(path, filestore.Options{Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

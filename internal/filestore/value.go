@@ -8,11 +8,13 @@ import (
 	"time"
 )
 
-// A stored value is a version byte, its end in Unix seconds (8 bytes, big
+// A stored value, or record, is a version byte, its end in Unix seconds (8 bytes, big
 // endian), a SHA-256 and the bytes themselves.
 const (
-	version    = 1
-	headerSize = 1 + 8 + sha256.Size
+	version       = 1
+	versionSealed = 2 // its bytes are sealed
+	headerSize    = 1 + 8 + sha256.Size
+	mostSeal      = 256 // by how much a seal may lengthen a value
 )
 
 var (
@@ -20,32 +22,32 @@ var (
 	errDamaged = errors.New("a value is damaged")
 )
 
-func encode(name string, value []byte, expires time.Time) []byte {
+func encode(as byte, name string, value []byte, expires time.Time) []byte {
 	stored := make([]byte, 0, headerSize+len(value))
-	stored = append(stored, version)
+	stored = append(stored, as)
 	stored = binary.BigEndian.AppendUint64(stored, uint64(expires.Unix()))
 	sum := checksum(name, stored, value)
 	stored = append(stored, sum[:]...)
 	return append(stored, value...)
 }
 
-// decode returns the value within stored, not a copy. The error is errVersion
+// decode returns the version and the value within stored, not a copy. The error is errVersion
 // for what another version of this program wrote, else about damage.
-func decode(name string, stored []byte) (value []byte, expires time.Time, err error) {
+func decode(name string, stored []byte) (as byte, value []byte, expires time.Time, err error) {
 	if len(stored) == 0 {
-		return nil, time.Time{}, fmt.Errorf("%w: it is empty", errDamaged)
+		return 0, nil, time.Time{}, fmt.Errorf("%w: it is empty", errDamaged)
 	}
-	if stored[0] != version {
-		return nil, time.Time{}, fmt.Errorf("%w: %d, expected %d", errVersion, stored[0], version)
+	if stored[0] != version && stored[0] != versionSealed {
+		return 0, nil, time.Time{}, fmt.Errorf("%w: %d, expected %d or %d", errVersion, stored[0], version, versionSealed)
 	}
-	if len(stored) < headerSize || len(stored) > headerSize+MaxValue {
-		return nil, time.Time{}, fmt.Errorf("%w: it has %d bytes", errDamaged, len(stored))
+	if len(stored) < headerSize || len(stored) > headerSize+MaxValue+mostSeal {
+		return 0, nil, time.Time{}, fmt.Errorf("%w: it has %d bytes", errDamaged, len(stored))
 	}
 	head, sum, value := stored[:9], stored[9:headerSize], stored[headerSize:]
 	if checksum(name, head, value) != [sha256.Size]byte(sum) {
-		return nil, time.Time{}, fmt.Errorf("%w: its checksum is another", errDamaged)
+		return 0, nil, time.Time{}, fmt.Errorf("%w: its checksum is another", errDamaged)
 	}
-	return value, time.Unix(int64(binary.BigEndian.Uint64(head[1:])), 0), nil
+	return stored[0], value, time.Unix(int64(binary.BigEndian.Uint64(head[1:])), 0), nil
 }
 
 // checksum covers the name as well, so that a value under another's name is

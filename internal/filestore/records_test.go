@@ -1,0 +1,245 @@
+package filestore_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"introspectd/internal/filestore"
+)
+
+func nameOf(n int) (name [16]byte) {
+	binary.BigEndian.PutUint64(name[:], uint64(n))
+	return name
+}
+
+func appendRecord(t testing.TB, s *filestore.Store, n int, value string, expires time.Time) {
+	t.Helper()
+	if err := s.Records().Append(t.Context(), nameOf(n), []byte(value), expires); err != nil {
+		t.Fatalf("Append: got %v, want no error", err)
+	}
+}
+
+// recordsOf are all records by number.
+func recordsOf(t testing.TB, s *filestore.Store) (map[int]string, error) {
+	t.Helper()
+	found := map[int]string{}
+	err := s.Records().Each(func(name [16]byte, value []byte, _ time.Time) {
+		found[int(binary.BigEndian.Uint64(name[:]))] = string(value)
+	})
+	return found, err
+}
+
+func TestRecordsAreThereAfterARestart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	s := open(t, path, t.Output())
+	put(t, s, "a", "a value", inAnHour())
+	appendRecord(t, s, 1, "one", inAnHour())
+	appendRecord(t, s, 1, "one again", inAnHour())
+	appendRecord(t, s, 2, "for ever", time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC))
+	appendRecord(t, s, 3, "over", time.Now().Add(-time.Second))
+	for range 2 {
+		got, err := recordsOf(t, s)
+		if err != nil || len(got) != 2 || got[1] != "one again" || got[2] != "for ever" {
+			t.Errorf("got %v, %v", got, err)
+		}
+		want(t, s, "a", "a value")
+		closed(t, s)
+		s = open(t, path, t.Output())
+	}
+	if err := s.Records().Append(t.Context(), nameOf(4), make([]byte, filestore.MaxRecord+1), inAnHour()); err == nil {
+		t.Error("a record that is too large was taken")
+	}
+}
+
+func TestRecordsThatMeetAreAllWritten(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "state"), t.Output())
+	var all sync.WaitGroup
+	for n := range 3000 {
+		all.Go(func() { appendRecord(t, s, n, fmt.Sprint(n), inAnHour()) })
+	}
+	all.Wait()
+	got, err := recordsOf(t, s)
+	if err != nil || len(got) != 3000 || got[2999] != "2999" {
+		t.Errorf("got %d records, %v", len(got), err)
+	}
+}
+
+func TestRecordsThatAreOverAreSwept(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	s := open(t, path, t.Output())
+	var all sync.WaitGroup
+	for n := range 11_000 {
+		all.Go(func() { appendRecord(t, s, n, strings.Repeat("x", 100), time.Now().Add(-time.Hour)) })
+	}
+	all.Wait()
+	closed(t, s)
+	if n := bytes.Count(mustRead(t, path), bytes.Repeat([]byte("x"), 100)); n > 11_000 {
+		t.Errorf("%d records are in the file", n)
+	}
+}
+
+func mustRead(t testing.TB, path string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	must(t, err)
+	return text
+}
+
+func TestAfterCloseAppendIsAnError(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "state"), t.Output())
+	closed(t, s)
+	if err := s.Records().Append(t.Context(), nameOf(1), []byte("x"), inAnHour()); err == nil {
+		t.Error("a record was taken")
+	}
+	if _, err := recordsOf(t, s); err == nil {
+		t.Error("records were read")
+	}
+}
+
+func TestDamageIsSeenUntilAnOperatorHasLooked(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	must(t, os.WriteFile(path, bytes.Repeat([]byte("damage"), 4096), 0o600))
+	s := open(t, path, t.Output())
+	if found := s.SetAside(); len(found) != 1 || s.Replaced() != 1 {
+		t.Fatalf("set aside %q, replaced %d", found, s.Replaced())
+	}
+	closed(t, s)
+	s = open(t, path, t.Output()) // also after a restart
+	found := s.SetAside()
+	if len(found) != 1 || s.Replaced() != 0 {
+		t.Fatalf("after a restart: set aside %q, replaced %d", found, s.Replaced())
+	}
+	must(t, os.Remove(found[0]))
+	if found := s.SetAside(); len(found) != 0 {
+		t.Errorf("after it was removed: %q", found)
+	}
+}
+
+func TestADamagedRecordIsDamageOfTheFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	s := open(t, path, t.Output())
+	appendRecord(t, s, 1, "one", inAnHour())
+	closed(t, s)
+	raw(t, path, "values", "\x00record/sixteen bytes ..", []byte{1, 2, 3})
+	s = open(t, path, t.Output())
+	if len(s.SetAside()) != 1 {
+		t.Error("it was not seen")
+	}
+}
+
+// swap is a seal that only its like can open.
+func swap(key byte) filestore.Options {
+	crypt := func(b []byte) []byte {
+		out := bytes.Clone(b)
+		for i := range out {
+			out[i] ^= key
+		}
+		return out
+	}
+	return filestore.Options{
+		Log: slog.New(slog.DiscardHandler),
+		Seal: func(name string, plain []byte) []byte {
+			return append([]byte{key}, crypt([]byte(name+"="+string(plain)))...)
+		},
+		Unseal: func(name string, sealed []byte) ([]byte, error) {
+			if len(sealed) == 0 || sealed[0] != key {
+				return nil, errors.New("another key")
+			}
+			plain, ok := bytes.CutPrefix(crypt(sealed[1:]), []byte(name+"="))
+			if !ok {
+				return nil, errors.New("another name")
+			}
+			return plain, nil
+		},
+	}
+}
+
+func openWith(t *testing.T, path string, o filestore.Options) *filestore.Store {
+	t.Helper()
+	s, err := filestore.Open(path, o)
+	must(t, err)
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func TestWhatIsSealedIsReadWithItsKeyAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	plain := filestore.Options{Log: slog.New(slog.DiscardHandler)}
+	s := openWith(t, path, plain)
+	put(t, s, "before", "written before", inAnHour())
+	appendRecord(t, s, 1, "written before", inAnHour())
+	closed(t, s)
+
+	s = openWith(t, path, swap(7))
+	want(t, s, "before", "written before") // the file's permissions are trusted
+	put(t, s, "a", "a secret value", inAnHour())
+	appendRecord(t, s, 2, "a secret record", inAnHour())
+	closed(t, s)
+	if text := mustRead(t, path); bytes.Contains(text, []byte("a secret")) {
+		t.Error("the file shows what is sealed")
+	}
+
+	s = openWith(t, path, swap(7))
+	want(t, s, "a", "a secret value")
+	if got, err := recordsOf(t, s); err != nil || got[1] != "written before" || got[2] != "a secret record" {
+		t.Errorf("got %v, %v", got, err)
+	}
+	closed(t, s)
+	for name, o := range map[string]filestore.Options{"another key": swap(8), "no key": plain} {
+		s = openWith(t, path, o)
+		if got, err := s.Get("a"); !errors.Is(err, filestore.ErrSealed) {
+			t.Errorf("%s: got %q, %v", name, got, err)
+		}
+		if got, err := recordsOf(t, s); !errors.Is(err, filestore.ErrSealed) || len(got) != 1 {
+			t.Errorf("%s: got %v, %v", name, got, err)
+		}
+		if found := s.SetAside(); len(found) != 0 {
+			t.Errorf("%s: what is sealed was taken for damage", name)
+		}
+		closed(t, s)
+	}
+}
+
+func BenchmarkAppend(b *testing.B) {
+	s := open(b, filepath.Join(b.TempDir(), "state"), b.Output())
+	n := 0
+	for b.Loop() {
+		n++
+		appendRecord(b, s, n, strings.Repeat("x", 120), inAnHour())
+	}
+}
+
+// BenchmarkAppendTogether tells the time of one among many, and the size of each
+// in the file.
+func BenchmarkAppendTogether(b *testing.B) {
+	const many = 100_000
+	for b.Loop() {
+		path := filepath.Join(b.TempDir(), "state")
+		s := open(b, path, b.Output())
+		start := time.Now()
+		var all sync.WaitGroup
+		room := make(chan struct{}, 512)
+		for n := range many {
+			room <- struct{}{}
+			all.Go(func() {
+				appendRecord(b, s, n, strings.Repeat("x", 120), inAnHour())
+				<-room
+			})
+		}
+		all.Wait()
+		b.ReportMetric(float64(time.Since(start).Microseconds())/many, "µs/record")
+		closed(b, s)
+		info, err := os.Stat(path)
+		must(b, err)
+		b.ReportMetric(float64(info.Size())/many, "B/record")
+	}
+}
