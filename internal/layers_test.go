@@ -17,10 +17,10 @@ import (
 var allowed = map[string][]string{
 	"cmd/introspectd": {
 		"api", "internal/callers", "internal/config", "internal/devissuer", "internal/filestore", "internal/httpapi", "internal/introspect",
-		"internal/jwks", "internal/listen", "internal/memstore", "internal/revoke", "internal/telemetry", "internal/verify",
+		"internal/jwks", "internal/listen", "internal/memstore", "internal/redisstore", "internal/revoke", "internal/seal", "internal/telemetry", "internal/verify",
 	},
 	"internal/config": {
-		"internal/callers", "internal/filestore", "internal/httpapi", "internal/introspect", "internal/listen", "internal/revoke",
+		"internal/callers", "internal/filestore", "internal/httpapi", "internal/introspect", "internal/listen", "internal/redisstore", "internal/revoke",
 		"internal/telemetry",
 	},
 	"internal/httpapi":    {"internal/callers", "internal/claims", "internal/introspect", "internal/revoke", "internal/verify"},
@@ -34,6 +34,8 @@ var allowed = map[string][]string{
 	"internal/jwks":       {},
 	"internal/listen":     {},
 	"internal/memstore":   {},
+	"internal/redisstore": {"internal/seal"},
+	"internal/redistest":  {},
 	"internal/revoke":     {},
 	"internal/seal":       {},
 	"internal/telemetry":  {},

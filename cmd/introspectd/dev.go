@@ -89,7 +89,7 @@ func devConfig(t terminal, addr, admin, state, issuer string) (*config.Config, e
 			"server.admin":  admin,
 			"state.path":    state,
 			"issuers":       fmt.Sprintf("[{name: dev, issuer: %q, keys: {discover: true}}]", issuer),
-			"callers": fmt.Sprintf("[{id: %s, secrets: [{sha256: %s}], may: [introspect, transform, auth, operate, explain], any_audience: true}]",
+			"callers": fmt.Sprintf("[{id: %s, secrets: [{sha256: %s}], may: [introspect, transform, auth, operate, explain, revoke, revoke_broad], any_audience: true}]",
 				devCaller, hex.EncodeToString(digest[:])),
 			"policies":             "[{name: default, any_audience: true}]",
 			"telemetry.log.format": "text",

@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"introspectd/internal/config"
-	"introspectd/internal/filestore"
 	"introspectd/internal/listen"
 	"introspectd/internal/telemetry"
 )
@@ -54,8 +53,8 @@ type serving struct {
 	started func(ctx context.Context, p *process)
 }
 
-// serve runs the service until ctx ends, and drains it: telemetry, state, keys,
-// verdicts, handlers, listeners, and back.
+// serve runs the service until ctx ends, and drains it: telemetry, stores,
+// keys, verdicts, handlers, listeners, and back.
 func serve(ctx context.Context, cfg *config.Config, s serving) error {
 	hardenProcess()
 	// Before all else and until the end: while nobody listens for it, SIGHUP
@@ -76,19 +75,23 @@ func serve(ctx context.Context, cfg *config.Config, s serving) error {
 			return failure{exitUsage, err}
 		}
 	}
-	state, err := openState(cfg.State, log)
+	kept, err := openStores(cfg, log, tel.Meter)
 	if err != nil {
 		return failure{exitUsage, err}
 	}
-	defer closeState(state, log)
-	p, err := newProcess(tel, certificates, state)
+	defer kept.close()
+	p, err := newProcess(tel, certificates, kept)
 	if err != nil {
 		return failure{exitFailed, err}
 	}
-	defer p.stop()
 	if err := p.adopt(cfg); err != nil {
+		p.stop()
 		return failure{exitUsage, err}
 	}
+	kept.tell(cfg.State.Path)
+	// They end after the last fetch of keys and the last request, which use them.
+	defer p.keep()()
+	defer p.stop()
 	for _, warning := range cfg.Warnings() {
 		log.Warn(warning)
 	}
@@ -137,29 +140,6 @@ func serve(ctx context.Context, cfg *config.Config, s serving) error {
 	return nil
 }
 
-// openState opens the state file, for the life of the process; nil for none.
-func openState(cfg filestore.Config, log *slog.Logger) (*filestore.Store, error) {
-	if cfg.Path == "" {
-		log.Info("last-good keys are lost at a restart: state.path names no file")
-		return nil, nil
-	}
-	state, err := filestore.Open(cfg.Path, filestore.Options{Log: log})
-	if err != nil {
-		return nil, fmt.Errorf("state.path: %w", err)
-	}
-	log.Info("last-good keys survive a restart", "state", cfg.Path)
-	return state, nil
-}
-
-func closeState(state *filestore.Store, log *slog.Logger) {
-	if state == nil {
-		return
-	}
-	if err := state.Close(); err != nil {
-		log.Warn("the state file was not closed in order", "cause", err.Error())
-	}
-}
-
 // flush gives telemetry a moment to leave.
 func flush(tel *telemetry.Telemetry) {
 	ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
@@ -195,6 +175,7 @@ func (p *process) watch(ctx context.Context, hangups <-chan os.Signal, load func
 		seen = now
 		p.reload(load)
 		if hungUp {
+			p.kept.reconsider()
 			w := p.current.Load()
 			fetches.Go(func() { w.refreshAll(ctx) })
 		}

@@ -18,13 +18,12 @@ import (
 	"introspectd/api"
 	"introspectd/internal/callers"
 	"introspectd/internal/config"
-	"introspectd/internal/filestore"
 	"introspectd/internal/httpapi"
 	"introspectd/internal/introspect"
 	"introspectd/internal/jwks"
 	"introspectd/internal/listen"
 	"introspectd/internal/memstore"
-	"introspectd/internal/revoke"
+	"introspectd/internal/redisstore"
 	"introspectd/internal/telemetry"
 	"introspectd/internal/verify"
 )
@@ -35,6 +34,7 @@ type world struct {
 	keys                map[string]*keeper // by the issuer's name
 	verdicts            *memstore.Store    // nil for none
 	introspector        *introspect.Introspector
+	measuring           task // of the introspector
 	api, admin, metrics http.Handler
 }
 
@@ -42,8 +42,35 @@ type world struct {
 type keeper struct {
 	keys     *jwks.Keys
 	identity [sha256.Size]byte
-	stop     context.CancelFunc
-	done     chan struct{}
+	running  task
+}
+
+// task is a goroutine that runs until it is ended. The zero value was not
+// started.
+type task struct {
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+// start runs work, unless it runs already.
+func (t *task) start(work func(ctx context.Context)) {
+	if t.stop != nil {
+		return
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	t.stop, t.done = stop, make(chan struct{})
+	go func() {
+		defer close(t.done)
+		work(ctx)
+	}()
+}
+
+// end stops the work and waits for its end.
+func (t *task) end() {
+	if t.stop != nil {
+		t.stop()
+		<-t.done
+	}
 }
 
 // process is what outlives configurations: a reload carries over keys of the
@@ -55,28 +82,51 @@ type process struct {
 	observer     *httpapi.Observer
 	gate         *httpapi.Gate
 	limits       *callers.Limits
-	digestKey    []byte
-	state        *filestore.Store // nil for none
-	revocations  *revoke.List
+	kept         *stores
 	current      atomic.Pointer[world]
 	reloaded     atomic.Int64
 	adopting     sync.Mutex
 }
 
-func newProcess(tel *telemetry.Telemetry, certificates *listen.Certificates, state *filestore.Store) (*process, error) {
+func newProcess(tel *telemetry.Telemetry, certificates *listen.Certificates, kept *stores) (*process, error) {
 	p := &process{
-		log: tel.Log, telemetry: tel, certificates: certificates, state: state,
-		gate: httpapi.NewGate(), limits: callers.NewLimits(time.Now), digestKey: introspect.NewDigestKey(),
+		log: tel.Log, telemetry: tel, certificates: certificates, kept: kept,
+		gate: httpapi.NewGate(), limits: callers.NewLimits(time.Now),
 	}
+	kept.onDrop(p.prune)
 	p.reloaded.Store(1)
 	var err error
 	if p.observer, err = httpapi.NewObserver(tel.Log, tel.Meter, tel.Tracer, tel.Propagator); err != nil {
 		return nil, err
 	}
-	if p.revocations, err = revoke.New(revoke.Options{Log: tel.Log, Meter: tel.Meter}); err != nil {
-		return nil, err
-	}
 	return p, p.gauges(tel.Meter)
+}
+
+// keep runs the stores until the function it returns is called, which waits for
+// them.
+func (p *process) keep() (end func()) {
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.kept.run(ctx, func() redisstore.Pace {
+			c := p.config().Revocation
+			return redisstore.Pace{MaxDelay: c.MaxDelay, RequireExisting: c.RequireExisting}
+		})
+	}()
+	return func() {
+		stop()
+		<-done
+	}
+}
+
+// prune takes keys that were withdrawn out of every set at hand.
+func (p *process) prune() {
+	if w := p.current.Load(); w != nil {
+		for _, k := range w.keys {
+			k.keys.Prune()
+		}
+	}
 }
 
 func (p *process) gauges(meter metric.Meter) error {
@@ -120,15 +170,18 @@ func (p *process) adopt(cfg *config.Config) error {
 		return err
 	}
 	p.telemetry.Reload(cfg.Telemetry)
-	p.revocations.Configure(cfg.Revocation)
+	p.kept.revocations.Configure(cfg.Revocation)
 	p.current.Store(next)
+	p.prune() // of what was withdrawn while it was built
+	next.measuring.start(next.introspector.Run)
 	for _, k := range next.keys {
-		k.start()
+		k.running.start(k.keys.Run)
 	}
 	if before != nil {
+		before.measuring.end()
 		for name, k := range before.keys {
 			if next.keys[name] != k {
-				k.end()
+				k.running.end()
 			}
 		}
 	}
@@ -146,7 +199,10 @@ func (p *process) build(cfg *config.Config, before *world) (*world, error) {
 		w.keys[row.Name] = k
 		issuers = append(issuers, introspect.Issuer{Config: row, Verifier: verify.NewIssuer(row.Config, k.keys)})
 	}
-	options := introspect.Options{Cache: cfg.Cache, DigestKey: p.digestKey, Revocations: p.revocations, Meter: p.telemetry.Meter}
+	options := introspect.Options{Cache: cfg.Cache, DigestKey: p.kept.digestKey, Revocations: p.kept.revocations, Meter: p.telemetry.Meter}
+	if p.kept.redis != nil {
+		options.Shared = p.kept.redis.Verdicts()
+	}
 	if w.verdicts != nil {
 		options.Store = w.verdicts
 	}
@@ -158,14 +214,16 @@ func (p *process) build(cfg *config.Config, before *world) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	ready := func() httpapi.Readiness { return p.gate.Read(w.hasKeys(), p.revocations.State()) }
+	ready := func() httpapi.Readiness {
+		return p.gate.Read(w.hasKeys(), p.kept.revocations.State(), p.kept.problems()...)
+	}
 	w.api = httpapi.New(httpapi.Options{
 		Introspector: w.introspector, Callers: who, Rows: cfg.Callers, Auth: cfg.Auth, Policies: cfg.Policies,
 		PublicURL: cfg.Server.PublicURL, Observer: p.observer, Ready: ready,
 	})
 	w.admin = httpapi.NewAdmin(httpapi.AdminOptions{
 		Callers: who, Observer: p.observer, Ready: ready, Metrics: p.telemetry.Metrics(), OpenAPI: api.OpenAPI,
-		Issuers: w.states, Refresh: w.refresh, Introspector: w.introspector, Revocations: p.revocations, Names: names(cfg.Issuers),
+		Issuers: w.states, Refresh: w.refresh, Introspector: w.introspector, Revocations: p.kept.revocations, Names: names(cfg.Issuers),
 		Address: cfg.Server.Admin, Hosts: cfg.Server.AdminHosts, PProf: cfg.Server.PProf,
 	})
 	w.metrics = httpapi.NewMetrics(p.observer, ready, p.telemetry.Metrics())
@@ -203,8 +261,12 @@ func (p *process) keeper(row introspect.IssuerConfig, before *world) (*keeper, e
 		return nil, err
 	}
 	options := jwks.Options{Name: row.Name, Issuer: row.Issuer, Log: p.log, Meter: p.telemetry.Meter}
-	if p.state != nil {
-		options.Store = p.state
+	options.Dropped = func(t jwks.Thumbprint) time.Time { return p.kept.revocations.DroppedKey(row.Issuer, t) }
+	if p.kept.redis != nil {
+		options.Fleet = p.kept.redis.KeySets()
+	}
+	if p.kept.file != nil {
+		options.Store = p.kept.file
 	}
 	if k := before.keeperOf(row.Issuer); k != nil {
 		if k.identity == identity {
@@ -266,28 +328,12 @@ func contentOf(paths []string) (sum [sha256.Size]byte) {
 	return sum
 }
 
-func (k *keeper) start() {
-	if k.stop != nil {
-		return
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	k.stop, k.done = stop, make(chan struct{})
-	go func() {
-		defer close(k.done)
-		k.keys.Run(ctx)
-	}()
-}
-
-func (k *keeper) end() {
-	k.stop()
-	<-k.done
-}
-
 // stop ends what the present world keeps running.
 func (p *process) stop() {
 	if w := p.current.Load(); w != nil {
+		w.measuring.end()
 		for _, k := range w.keys {
-			k.end()
+			k.running.end()
 		}
 	}
 }

@@ -32,6 +32,7 @@ func (l *loader) check(c *Config) {
 		row.Check(beneath(entry("issuers", i)))
 	}
 	c.Cache.Check(beneath("cache"))
+	c.Redis.Check(beneath("redis"))
 	c.State.Check(beneath("state"))
 	c.Revocation.Check(beneath("revocation"))
 	c.Telemetry.Check(beneath("telemetry"))

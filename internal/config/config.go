@@ -34,6 +34,7 @@ import (
 	"introspectd/internal/httpapi"
 	"introspectd/internal/introspect"
 	"introspectd/internal/listen"
+	"introspectd/internal/redisstore"
 	"introspectd/internal/revoke"
 	"introspectd/internal/telemetry"
 )
@@ -50,6 +51,7 @@ type Config struct {
 	Policies   []httpapi.Policy          `koanf:"policies"`
 	Issuers    []introspect.IssuerConfig `koanf:"issuers"`
 	Cache      introspect.CacheConfig    `koanf:"cache"`
+	Redis      redisstore.Config         `koanf:"redis"`
 	State      filestore.Config          `koanf:"state"`
 	Revocation revoke.Config             `koanf:"revocation"`
 	Telemetry  telemetry.Config          `koanf:"telemetry"`
@@ -89,8 +91,10 @@ func Load(file string, o Options) (*Config, error) {
 	if l.unreadable {
 		return nil, l.sorted()
 	}
+	shared := tree["redis"] != nil // before defaults are filled in: its absence means something
 	l.fill(reflect.TypeFor[Config](), tree, "")
 	c := &Config{read: l.files, globs: l.globs}
+	c.Redis.Set = shared
 	l.decode(tree, c)
 	l.check(c)
 	if len(l.faults) > 0 {
@@ -134,6 +138,7 @@ func (c *Config) RestartNeeded(next *Config) []string {
 func (c *Config) atStart() map[string]any {
 	found := leaves(reflect.ValueOf(c.Server), "server")
 	maps.Copy(found, leaves(reflect.ValueOf(c.State), "state"))
+	maps.Copy(found, leaves(reflect.ValueOf(c.Redis), "redis"))
 	return found
 }
 

@@ -54,7 +54,7 @@ func TestFaults(t *testing.T) {
 		{name: "keys are case-exact", body: corp + "Auth: {}\n", want: "c.yaml:5:1: Auth: unknown key; did you mean auth?"},
 		{
 			name: "a dot in a key is no level", body: corp + "server.listen: 127.0.0.1:1\n",
-			want: "c.yaml:5:1: server.listen: unknown key; expected one of server, include, callers, auth, policies, issuers, cache, state, revocation, telemetry",
+			want: "c.yaml:5:1: server.listen: unknown key; expected one of server, include, callers, auth, policies, issuers, cache, redis, state, revocation, telemetry",
 		},
 		{
 			name: "an unknown key in TOML", file: "c.toml", body: "[[issuers]]\nname = 'corp'\nissuer = 'https://idp.example'\n[issuers.keys]\ndiscover = true\nrefrsh = '1m'\n",
@@ -113,7 +113,7 @@ func TestFaults(t *testing.T) {
 		{name: "an unknown key in the environment", body: corp, env: []string{"INTROSPECTD_SERVER__LISTN=x"}, want: "INTROSPECTD_SERVER__LISTN: server.listn: unknown key; did you mean listen?"},
 		{name: "an entry of a list in the environment", body: corp, env: []string{"INTROSPECTD_ISSUERS__0__NAME=x"}, want: "INTROSPECTD_ISSUERS__0__NAME: issuers.0.name: entries of a list can't be set one by one from here; write them in the file"},
 		{name: "nothing as true or false", body: corp, env: []string{"INTROSPECTD_SERVER__PPROF="}, want: "INTROSPECTD_SERVER__PPROF: server.pprof: expected true or false, got \"\""},
-		{name: "a later key in the environment", body: corp, env: []string{"INTROSPECTD_REDIS__PREFIX=x"}, want: "INTROSPECTD_REDIS__PREFIX: redis.prefix: not built yet: Redis"},
+		{name: "a later key in the environment", body: corp, env: []string{"INTROSPECTD_SIGNING__KEY=x"}, want: "INTROSPECTD_SIGNING__KEY: signing.key: not built yet: our own signing keys"},
 		{name: "a wrong value on the command line", body: corp, flags: map[string]string{"server.listen": "nowhere"}, want: `command line: server.listen: expected host:port or unix:/path, got "nowhere"`},
 		{name: "a state file in no directory", body: corp + "state: {path: nowhere/state}\n", want: `c.yaml:5:9: state.path: expected a file in a directory that exists, got "nowhere/state"`},
 		{name: "a directory as the state file", body: corp, env: []string{"INTROSPECTD_STATE__PATH=/"}, want: `INTROSPECTD_STATE__PATH: state.path: expected a file, got the directory "/"`},
@@ -124,9 +124,23 @@ func TestFaults(t *testing.T) {
 		{name: "server.ext_authz_grpc", body: corp + "server: {ext_authz_grpc: ':9191'}\n", want: "c.yaml:5:10: server.ext_authz_grpc: not built yet: Envoy's gRPC ext_authz"},
 		{name: "auth.cacheable", body: corp + "auth: {cacheable: true}\n", want: "c.yaml:5:8: auth.cacheable: not built yet: Cache-Control on the answers of /auth"},
 		{
-			name: "whole sections", body: corp + "redis: {}\nerrors: {}\nprofiles: []\nsigning: {}\n",
-			want: "c.yaml:5:1: redis: not built yet: Redis\n" +
-				"c.yaml:6:1: errors: not built yet: error bodies in the form of WSO2\nc.yaml:7:1: profiles: not built yet: named outputs of /transform\nc.yaml:8:1: signing: not built yet: our own signing keys",
+			name: "whole sections", body: corp + "errors: {}\nprofiles: []\nsigning: {}\n",
+			want: "c.yaml:5:1: errors: not built yet: error bodies in the form of WSO2\nc.yaml:6:1: profiles: not built yet: named outputs of /transform\nc.yaml:7:1: signing: not built yet: our own signing keys",
+		},
+		{
+			name: "redis without a seal key", body: corp + "redis: {}\n",
+			want: "c.yaml:5:1: redis.seal_keys: expected a key: what lies in redis is sealed. Make one with `openssl rand -base64 32`, put it into a file, and name that: seal_keys: [{file: /run/secrets/seal}]",
+		},
+		{
+			name: "redis in every way wrong", body: corp + "redis:\n  mode: cluster\n  addresses: [nowhere]\n  master: m\n  db: 1\n  prefix: 'a b'\n  wait_replicas: -1\n  timeout: 1ms\n  seal_keys: [{file: none}]\n  tls: {ca: x}\n",
+			want: "c.yaml:7:15: redis.addresses[0]: expected host:port, got \"nowhere\"\n" +
+				"c.yaml:8:3: redis.master: only sentinels know a master by name; mode is cluster\n" +
+				"c.yaml:9:3: redis.db: expected a database that is there (a cluster has 0 alone), got 1\n" +
+				"c.yaml:10:3: redis.prefix: expected visible ASCII without spaces, braces or what a key pattern means, got \"a b\"\n" +
+				"c.yaml:11:3: redis.wait_replicas: expected 0 or more, got -1\n" +
+				"c.yaml:12:3: redis.timeout: expected 10ms to 5s, got 1ms\n" +
+				"c.yaml:13:15: redis.seal_keys[0]: expected a readable file: open none: no such file or directory\n" +
+				"c.yaml:14:3: redis.tls.enabled: expected true, as other keys of tls are set",
 		},
 		{
 			name: "keys of a caller", body: corp + "callers:\n  - id: a\n    secrets: [{sha256: " + digest + "}]\n    may: [introspect]\n    any_audience: true\n    profiles: []\n",

@@ -48,6 +48,9 @@ func (c *Config) secretFiles() map[string]string {
 			files[entry(entry("callers", i)+".bearer_tokens", j)+".file"] = secret.File
 		}
 	}
+	for key, name := range c.Redis.Secrets() {
+		files["redis."+key] = name
+	}
 	return files
 }
 

@@ -203,6 +203,7 @@ func TestReferenceShowsDefaultLists(t *testing.T) {
 		{"server", full.Server, bare.Server},
 		{"auth", full.Auth, bare.Auth},
 		{"cache", full.Cache, bare.Cache},
+		{"redis", full.Redis, bare.Redis},
 		{"revocation", full.Revocation, bare.Revocation},
 		{"telemetry", full.Telemetry, bare.Telemetry},
 		{"policies[0].headers", full.Policies[0].Headers, bare.Policies[0].Headers},
@@ -235,11 +236,12 @@ func TestReferenceExamplesLoad(t *testing.T) {
 	pem := publicKey(t)
 	write(t, map[string]string{
 		"billing": secret, "billing-next": "n" + secret, "signing.pem": pem, "old.pem": pem,
+		"seal":   "c2VhbCBrZXkgb2YgdGhpcnR5LXR3byBieXRlczogb2s=",
 		"c.yaml": strings.ReplaceAll(body, "/run/secrets/", ""),
 	})
 	t.Setenv("BILLING_TOKEN", "b"+secret)
 	c := load(t, "c.yaml", config.Options{})
-	want := []string{"c.yaml", "billing", "billing-next", "signing.pem", "old.pem"}
+	want := []string{"c.yaml", "billing", "billing-next", "seal", "signing.pem", "old.pem"}
 	got := c.Files()
 	slices.Sort(want)
 	slices.Sort(got)

@@ -48,7 +48,7 @@ func (g *Gate) Drain() { g.draining.Store(true) }
 // never ready, so that a rollout can't replace replicas that know keys by ones
 // that don't. Neither is one whose list denies, for as long as it does: it
 // answers every token with an error, and another may have the list.
-func (g *Gate) Read(issuers map[string]bool, list revoke.State) Readiness {
+func (g *Gate) Read(issuers map[string]bool, list revoke.State, problems ...string) Readiness {
 	var missing []string
 	for name, hasKeys := range issuers {
 		if !hasKeys {
@@ -63,6 +63,7 @@ func (g *Gate) Read(issuers map[string]bool, list revoke.State) Readiness {
 	if problem := list.Problem(); problem != "" {
 		missing = append(missing, problem)
 	}
+	missing = append(missing, problems...)
 	r := Readiness{Missing: missing}
 	switch {
 	case g.draining.Load():
