@@ -40,6 +40,7 @@ var allowed = map[string][]string{
 	"internal/seal":       {},
 	"internal/telemetry":  {},
 	"api":                 {},
+	"loadtest":            {"internal/devissuer", "internal/redistest"},
 }
 
 // The aims of the house: what keeps a reader's way short.
@@ -106,7 +107,7 @@ func chain(graph map[string][]string, pkg string) []string {
 func imports(t *testing.T) map[string][]string {
 	t.Helper()
 	found := map[string][]string{}
-	for _, root := range []string{"api", "cmd", "internal"} {
+	for _, root := range []string{"api", "cmd", "internal", "loadtest"} {
 		err := filepath.WalkDir(filepath.Join("..", root), func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") || strings.Contains(path, "/testdata/") {
 				return err

@@ -24,6 +24,9 @@ const (
 	lookTime  = 500 * time.Millisecond // for one question to the fleet
 	lookEvery = time.Second            // between two looks for the same reason
 	claimTime = fetchTime + 5*time.Second
+	// restockEvery is how long a set that the fleet has lost may be missing
+	// there: a replica that starts while its issuer is away needs it.
+	restockEvery = time.Minute
 
 	claimFetch = "fetch/" // while one replica asks the issuer for all
 	claimKid   = "kid/"   // for a cooldown after an unknown kid caused a fetch
@@ -113,6 +116,17 @@ func (k *Keys) lookAround(ctx context.Context, f *flight) (reached bool) {
 	}
 	close(f.news)
 	return true
+}
+
+// restock leaves our set for a fleet that has lost it.
+func (k *Keys) restock(ctx context.Context, f *flight) {
+	if k.fleet == nil {
+		return
+	}
+	body, err := ask(ctx, k.asking, func() ([]byte, error) { return k.fleet.Get(k.saveAs) })
+	if err == nil && body == nil {
+		f.leaves.read = k.lastRead()
+	}
 }
 
 // claim asks for a claim to our set.

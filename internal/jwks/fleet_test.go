@@ -707,6 +707,23 @@ func TestFleetThatIsAwayHoldsUpNothing(t *testing.T) {
 	}
 }
 
+// A fleet that has lost a set gets it back before it is due again: a replica that
+// starts while its issuer is away needs it.
+func TestASetThatTheFleetLostIsPutBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, f := &source{answer: ok(keySet(jwk("k", p256Key().Public())))}, &fleet{}
+		run(t, f.replica(t, s, func(c *jwks.Config, _ *jwks.Options) { c.Refresh = time.Hour }))
+		time.Sleep(time.Minute)
+		f.change(func(f *fleet) { clear(f.values) })
+		s.set(down)
+		time.Sleep(2 * time.Minute)
+		k := f.replica(t, s)
+		run(t, k)
+		synctest.Wait()
+		wantKey(t, k, "k", "ES256", p256Key().Public())
+	})
+}
+
 func TestUnknownKidInAFleet(t *testing.T) {
 	old := jwk("old", rsaKey().Public())
 	rotated := keySet(old, jwk("new", p256Key().Public()))

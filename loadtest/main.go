@@ -1,0 +1,75 @@
+// Command loadtest shows how introspectd behaves under load, on this machine:
+// it starts everything that it needs, on loopback, and ends it again. It never
+// sends to a service that it did not start.
+//
+// # Decisions
+//
+// A closed loop: each connection sends its next request when the last is
+// answered. A service that stalls is then asked less, so that percentiles
+// look better than they would for callers who don't wait; what counts here is
+// that they are compared with a baseline of the same run. A fixed rate will
+// have to be added for figures that stand alone.
+//
+// The client is written on a bare connection. The one of net/http takes more
+// CPU than the service for each request, and sends some again by itself: what
+// was lost has to be seen.
+//
+// Every answer is held against what is known of its token. A load that only
+// counts statuses would call a service that lets everybody in a fast one.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// Exit statuses.
+const (
+	exitOK     = 0
+	exitFailed = 1 // something was seen that must not be, or the run broke off
+	exitUsage  = 2
+)
+
+// mode is one thing that the tool shows.
+type mode struct {
+	name, about string
+	run         func(ctx context.Context, args []string, stdout, stderr io.Writer) (status int, err error)
+}
+
+var modes = []mode{
+	{"faults", "what callers notice when Redis, an issuer or a replica fails", runFaults},
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	status := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(status)
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	for _, m := range modes {
+		if len(args) == 0 || args[0] != m.name {
+			continue
+		}
+		status, err := m.run(ctx, args[1:], stdout, stderr)
+		switch {
+		case errors.Is(err, flag.ErrHelp):
+			return exitOK
+		case err != nil:
+			fmt.Fprintln(stderr, "loadtest:", err)
+		}
+		return status
+	}
+	fmt.Fprintln(stderr, "usage: go run ./loadtest MODE [flags]; --help after a mode lists its flags")
+	for _, m := range modes {
+		fmt.Fprintf(stderr, "  %-8s %s\n", m.name, m.about)
+	}
+	return exitUsage
+}
