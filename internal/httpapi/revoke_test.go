@@ -96,7 +96,7 @@ func TestRevoke(t *testing.T) {
 			f.ask(id, "/revoke", token).wantRevoked(t)
 			f.wantNote(t, "revoked", "")
 		}
-		if got := f.revocations.Len(); got != 1 {
+		if got := f.revocations.Live(time.Now()); got != 1 {
 			t.Errorf("got %d records, want one", got)
 		}
 	})
@@ -135,7 +135,7 @@ func TestRevoke(t *testing.T) {
 				}
 			}
 		}
-		if got := f.revocations.Len(); got != 0 {
+		if got := f.revocations.Live(time.Now()); got != 0 {
 			t.Errorf("got %d records, want none", got)
 		}
 	})
@@ -164,7 +164,7 @@ func TestRevoke(t *testing.T) {
 		}
 		f.askAll(t, token, true)
 		f.askAll(t, foreign, true)
-		if got := f.revocations.Len(); got != 0 {
+		if got := f.revocations.Live(time.Now()); got != 0 {
 			t.Errorf("got %d records, want no state changed", got)
 		}
 		f.ask("revoke-any", "/revoke", token).wantRevoked(t)
@@ -293,7 +293,7 @@ func TestRevokeRefusesRequests(t *testing.T) {
 	})
 	t.Run("REV-03 none of these has changed anything", func(t *testing.T) {
 		f.askAll(t, token, true)
-		if got := f.revocations.Len(); got != 0 {
+		if got := f.revocations.Live(time.Now()); got != 0 {
 			t.Errorf("got %d records, want none", got)
 		}
 	})
@@ -416,7 +416,7 @@ func TestWhenRevocationsCantBeTold(t *testing.T) {
 		f := shared(t, revoke.Deny)
 		f.ask("owner", "/revoke", mint(corp(), nil)).want(t, http.StatusServiceUnavailable, unavailableBody)
 		f.wantReason(t, "revocation_unavailable", "corp")
-		if got := f.revocations.Len(); got != 0 {
+		if got := f.revocations.Live(time.Now()); got != 0 {
 			t.Errorf("got %d records, want none", got)
 		}
 	})

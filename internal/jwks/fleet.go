@@ -26,7 +26,7 @@ const (
 	claimTime = fetchTime + 5*time.Second
 	// restockEvery is how long a set that the fleet has lost may be missing
 	// there: a replica that starts while its issuer is away needs it.
-	restockEvery = time.Minute
+	restockEvery = 2 * time.Minute
 
 	claimFetch = "fetch/" // while one replica asks the issuer for all
 	claimKid   = "kid/"   // for a cooldown after an unknown kid caused a fetch

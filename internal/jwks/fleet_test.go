@@ -583,7 +583,9 @@ func TestRemovedKeyDiesWhateverTheFleetSays(t *testing.T) {
 		run(t, k)
 		synctest.Wait()
 		values := []string{f.value(t)}
-		late.values = maps.Clone(f.values)
+		var theirs map[string]string
+		f.change(func(f *fleet) { theirs = maps.Clone(f.values) })
+		late.change(func(late *fleet) { late.values = theirs })
 		for minute := range 60 {
 			if minute == 20 {
 				s.set(ok(keySet(b)))
@@ -716,7 +718,7 @@ func TestASetThatTheFleetLostIsPutBack(t *testing.T) {
 		time.Sleep(time.Minute)
 		f.change(func(f *fleet) { clear(f.values) })
 		s.set(down)
-		time.Sleep(2 * time.Minute)
+		time.Sleep(3 * time.Minute)
 		k := f.replica(t, s)
 		run(t, k)
 		synctest.Wait()
