@@ -84,7 +84,6 @@ type follower struct {
 	others     time.Time // when what others wrote is written back, zero: nothing is due
 	unfamiliar time.Time // when something foreign was last seen
 	warned     time.Time
-	empty      bool
 }
 
 // Run keeps records in step with Redis until ctx ends.
