@@ -141,7 +141,9 @@ func (s *Store) Replaced() int {
 func (s *Store) SetAside() (found []string) {
 	entries, err := os.ReadDir(filepath.Dir(s.path))
 	if err != nil {
+		// What lies there can't be told, and so it may be.
 		s.log.Warn("the directory of the state file can't be read", "state", s.path, "cause", err.Error())
+		return []string{filepath.Dir(s.path)}
 	}
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), filepath.Base(s.path)+asideSuffix) {
@@ -259,6 +261,9 @@ func tidy(db *bolt.DB, log *slog.Logger) error {
 		now := time.Now()
 		return b.ForEach(func(name, stored []byte) error {
 			_, _, expires, err := decode(string(name), stored)
+			if errors.Is(err, errVersion) && strings.HasPrefix(string(name), recordPrefix) {
+				return nil // Each tells of it: what it says is not to be lost
+			}
 			if errors.Is(err, errVersion) {
 				foreign++
 			} else if err != nil {

@@ -136,6 +136,21 @@ func TestADamagedRecordIsDamageOfTheFile(t *testing.T) {
 	}
 }
 
+func TestARecordOfALaterReleaseIsNotDropped(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	s := open(t, path, t.Output())
+	appendRecord(t, s, 1, "one", inAnHour())
+	closed(t, s)
+	raw(t, path, "values", "\x00record/sixteen bytes ..", append([]byte{3}, make([]byte, 100)...))
+	for range 2 {
+		s = open(t, path, t.Output())
+		if got, err := recordsOf(t, s); !errors.Is(err, filestore.ErrSealed) || got[1] != "one" {
+			t.Errorf("got %v, %v: a list without it counts as whole", got, err)
+		}
+		closed(t, s)
+	}
+}
+
 // swap is a seal that only its like can open.
 func swap(key byte) filestore.Options {
 	crypt := func(b []byte) []byte {
