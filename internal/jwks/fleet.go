@@ -26,7 +26,7 @@ const (
 	claimTime = fetchTime + 5*time.Second
 	// restockEvery is how long a set that the fleet has lost may be missing
 	// there: a replica that starts while its issuer is away needs it.
-	restockEvery = 2 * time.Minute
+	restockEvery = 5 * time.Second
 
 	claimFetch = "fetch/" // while one replica asks the issuer for all
 	claimKid   = "kid/"   // for a cooldown after an unknown kid caused a fetch
@@ -118,15 +118,13 @@ func (k *Keys) lookAround(ctx context.Context, f *flight) (reached bool) {
 	return true
 }
 
-// restock leaves our set for a fleet that has lost it.
-func (k *Keys) restock(ctx context.Context, f *flight) {
-	if k.fleet == nil {
-		return
+// lost says whether the fleet has no set although we hold one that was confirmed.
+func (k *Keys) lost() bool {
+	if h := k.held.Load(); h == nil || h.unconfirmed {
+		return false
 	}
-	body, err := ask(ctx, k.asking, func() ([]byte, error) { return k.fleet.Get(k.saveAs) })
-	if err == nil && body == nil {
-		f.leaves.read = k.lastRead()
-	}
+	body, err := k.fleet.Get(k.saveAs)
+	return err == nil && body == nil
 }
 
 // claim asks for a claim to our set.
@@ -228,7 +226,21 @@ func (k *Keys) sharing() (end func()) {
 	var sharer sync.WaitGroup
 	sharer.Go(func() {
 		failing := false
-		for l := range k.unshared {
+		restock := time.NewTicker(restockEvery)
+		defer restock.Stop()
+		for {
+			var l leavings
+			more := true
+			select {
+			case l, more = <-k.unshared:
+			case <-restock.C:
+				if k.lost() {
+					l.read = k.lastRead()
+				}
+			}
+			if !more {
+				return
+			}
 			if l.read != nil {
 				failing = k.share(*l.read, failing)
 			}

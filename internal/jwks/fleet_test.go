@@ -767,7 +767,7 @@ func TestUnknownKidInAFleet(t *testing.T) {
 			}
 			time.Sleep(time.Second - time.Since(time.Now().Truncate(time.Second)))
 		}
-		if got := f.count(looks) - before; got > 5*31 {
+		if got := f.count(looks) - before; got > 5*(31+7) { // and one in 5 s to see that the fleet has the set
 			t.Errorf("looks in 30 s: got %d, want at most one per second and replica", got)
 		}
 		if got := total(sources); got != 1 {
@@ -855,16 +855,16 @@ func TestUnknownKidInAFleet(t *testing.T) {
 			time.Sleep(time.Second)
 			wantKeyFetching(t, replicas[0], "gone", "ES256", false)
 		}
-		if got := f.count(looks) - before; got != 0 {
-			t.Errorf("looks: got %d, want none", got)
+		if got := f.count(looks) - before; got > 5 { // only to see that the fleet has the set
+			t.Errorf("looks: got %d, want none for the kid", got)
 		}
 	})
 	in(t, "JWT-20 without leave nothing is looked for", func(t *testing.T) {
 		f, _, replicas := scene(t, 1)
 		before := f.count(looks)
 		wantKey(t, replicas[0], "new", "ES256", nil)
-		if got := f.count(looks) - before; got != 0 {
-			t.Errorf("looks: got %d, want none", got)
+		if got := f.count(looks) - before; got > 5 { // only to see that the fleet has the set
+			t.Errorf("looks: got %d, want none for the kid", got)
 		}
 	})
 }

@@ -128,9 +128,6 @@ func (k *Keys) Run(ctx context.Context) {
 		} else {
 			expired = false
 		}
-		if k.fleet != nil {
-			wait = min(wait, restockEvery)
-		}
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
@@ -146,7 +143,6 @@ func (k *Keys) Run(ctx context.Context) {
 // renew fetches when the set is due, unless another replica did or is about to.
 func (k *Keys) renew(ctx context.Context, f *flight) error {
 	if !k.due() {
-		k.restock(ctx, f)
 		return nil
 	}
 	if k.fleet != nil && k.relieved(ctx, f) {
