@@ -26,10 +26,15 @@ const (
 )
 
 func main() {
-	// After the first signal the default is restored: a second one ends the
-	// process at once.
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	context.AfterFunc(ctx, stop)
+	// After the first signal the default is restored, so that a second one ends
+	// the process at once. That comes before anything learns of the first:
+	// whoever sees us drain may send the second.
+	signalled, restore := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	ctx, drain := context.WithCancel(context.Background())
+	context.AfterFunc(signalled, func() {
+		restore()
+		drain()
+	})
 	os.Exit(run(ctx, os.Args[1:], terminal{os.Stdin, os.Stdout, os.Stderr, os.Environ()}))
 }
 
