@@ -10,6 +10,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -24,10 +25,9 @@ const startTime = 20 * time.Second
 
 // Find says which program is missing; nil when none is.
 func Find() error {
-	for _, program := range []string{"redis-server", "redis-cli"} {
-		if _, err := exec.LookPath(program); err != nil {
-			return errors.New(program)
-		}
+	// It runs as a sentinel too, and Do speaks for itself.
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		return errors.New("redis-server")
 	}
 	return nil
 }
@@ -57,26 +57,45 @@ func Start(dir string, args ...string) (*Server, error) {
 		s.args = append([]string{
 			"--port", port, "--bind", "127.0.0.1", "--dir", dir, "--logfile", s.log, "--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0",
 		}, args...)
-		if err := s.Restart(); err == nil {
+		err = s.Restart()
+		if err == nil {
 			return s, nil
-		} else if !errors.Is(err, errEnded) {
+		}
+		s.Stop()
+		if !s.portTaken() {
 			return nil, err
 		}
-		// Somebody else took the port meanwhile.
 	}
-	return nil, errors.New("redis-server does not start")
+	return nil, errors.New("twenty ports were free, and taken a moment later")
 }
 
-var errEnded = errors.New("it ended at once")
+// portTaken says whether another took the port between the choice and the
+// start.
+func (s *Server) portTaken() bool { return strings.Contains(s.lastWords(), "Address already in use") }
+
+// lastWords is the end of the server's log, which says why it ended.
+func (s *Server) lastWords() string {
+	text, err := os.ReadFile(s.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text[max(0, len(text)-500):])
+}
 
 // Restart runs the server, which was killed or stopped before, on its address.
 func (s *Server) Restart() error {
 	s.Kill()
+	// Of settings that it does not take, redis speaks before it has a log.
+	early, err := os.OpenFile(s.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("the log of redis-server: %w", err)
+	}
+	defer early.Close()
 	s.mu.Lock()
 	s.command, s.ended = exec.Command("redis-server", s.args...), make(chan struct{})
-	s.command.SysProcAttr = dieWithParent()
+	s.command.SysProcAttr, s.command.Stdout, s.command.Stderr = dieWithParent(), early, early
 	command, ended := s.command, s.ended
-	err := command.Start()
+	err = command.Start()
 	s.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("starting redis-server: %w", err)
@@ -88,12 +107,22 @@ func (s *Server) Restart() error {
 	return wait("redis answers at "+s.Addr, func() (bool, error) {
 		select {
 		case <-ended:
-			return false, errEnded
+			return false, errors.New("it ended at once: " + s.lastWords())
 		default:
 		}
-		_, err := s.Do("PING")
-		return err == nil || strings.HasPrefix(err.Error(), "NOAUTH"), nil
+		return s.answers(command.Process.Pid), nil
 	})
+}
+
+// answers says whether it is our process that answers, not another that took
+// the port a moment before ours could.
+func (s *Server) answers(pid int) bool {
+	info, err := s.Do("INFO", "server")
+	if err != nil {
+		text := err.Error() // of a server that wants a password, no more can be had
+		return strings.HasPrefix(text, "NOAUTH") || strings.HasPrefix(text, "NOPERM")
+	}
+	return strings.Contains(info, fmt.Sprintf("process_id:%d\r\n", pid))
 }
 
 // Kill ends the server as a crash would. It may be gone already.

@@ -1,11 +1,36 @@
 package redistest_test
 
 import (
+	"bufio"
+	"fmt"
+	"net"
 	"os"
+	"os/exec"
+	"runtime"
+	"strings"
 	"testing"
+	"time"
 
 	"introspectd/internal/redistest"
 )
+
+// abandonIn, set in the environment, makes this program one that starts a
+// server there, says where it is, and never stops it.
+const abandonIn = "REDISTEST_ABANDON_IN"
+
+func TestMain(m *testing.M) {
+	dir := os.Getenv(abandonIn)
+	if dir == "" {
+		os.Exit(m.Run())
+	}
+	s, err := redistest.Start(dir)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Println(s.Addr)
+	select {}
+}
 
 func need(t *testing.T) {
 	t.Helper()
@@ -63,5 +88,50 @@ func TestSentinelsFailOver(t *testing.T) {
 	defer w.Stop()
 	if err := w.Failover(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestServersDieWithWhoStartedThem(t *testing.T) {
+	need(t)
+	if runtime.GOOS != "linux" {
+		t.Skip("SKIPPED, NOT PASSED: only Linux has a word for that")
+	}
+	starter := exec.Command(os.Args[0])
+	starter.Env = append(os.Environ(), abandonIn+"="+t.TempDir())
+	starter.Stderr = t.Output()
+	out, err := starter.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := starter.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	addr := strings.TrimSpace(line)
+	if kill := starter.Process.Kill(); kill != nil || err != nil {
+		t.Fatal(kill, err)
+	}
+	_ = starter.Wait() // it was killed
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			return
+		}
+		_ = c.Close()
+		if time.Now().After(end) {
+			t.Fatalf("10 s after its starter was killed, a server still listens at %s", addr)
+		}
+	}
+}
+
+func TestAServerThatEndsSaysWhy(t *testing.T) {
+	need(t)
+	s, err := redistest.Start(t.TempDir(), "--no-such-setting", "1")
+	if err == nil {
+		s.Stop()
+		t.Fatal("it started")
+	}
+	if !strings.Contains(err.Error(), "no-such-setting") {
+		t.Errorf("got %v, want what redis says of it", err)
 	}
 }
