@@ -141,5 +141,5 @@ type libraryLog struct {
 }
 
 func (l *libraryLog) Printf(ctx context.Context, format string, v ...any) {
-	l.some.Do(func() { l.log.WarnContext(ctx, "redis", "cause", fmt.Sprintf(format, v...)) })
+	l.some.Do(func() { l.log.WarnContext(ctx, "redis", "cause", brief(fmt.Sprintf(format, v...))) })
 }

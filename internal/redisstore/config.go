@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -99,7 +100,7 @@ func (s Secret) read() (string, error) {
 		if !ok {
 			return "", fmt.Errorf("expected the environment variable %s to be set", s.Env)
 		}
-		return text, nil
+		return checked(text)
 	case s.File == "":
 		return "", nil
 	}
@@ -112,7 +113,15 @@ func (s Secret) read() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("expected a readable file: %w", err)
 	}
-	text := strings.TrimSuffix(strings.TrimSuffix(string(raw), "\n"), "\r")
+	text, cut := strings.CutSuffix(string(raw), "\n")
+	if cut {
+		text = strings.TrimSuffix(text, "\r")
+	}
+	return checked(text)
+}
+
+// checked refuses a secret that is empty: redis would be asked without any.
+func checked(text string) (string, error) {
 	if text == "" || len(text) > longestSecret {
 		return "", fmt.Errorf("expected a secret of 1 to %d bytes", longestSecret)
 	}
@@ -193,7 +202,8 @@ func (c Config) checkPlace(fault func(key, problem string)) {
 		fault("addresses", "expected one address; several are for mode sentinel or cluster")
 	}
 	for i, address := range c.Addresses {
-		if host, port, err := net.SplitHostPort(address); err != nil || host == "" || port == "" {
+		host, port, err := net.SplitHostPort(address)
+		if n, bad := strconv.ParseUint(port, 10, 16); err != nil || host == "" || bad != nil || n == 0 {
 			fault(fmt.Sprintf("addresses[%d]", i), fmt.Sprintf("expected host:port, got %q", address))
 		}
 	}

@@ -3,6 +3,7 @@ package redisstore
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -34,13 +35,13 @@ func (k *KeySets) Get(name string) ([]byte, error) {
 	ctx, stop := k.store.limited()
 	defer stop()
 	key := k.store.key(name)
-	entry, err := k.store.get(ctx, key, maxKeySet)
-	if err != nil && outage(err) {
-		return nil, fmt.Errorf("reading %s from redis: %w", name, err)
-	}
-	if err != nil {
-		k.store.refused(err)
+	entry, err := k.store.get(ctx, seal.KeySet, key, maxKeySet)
+	switch {
+	case errors.Is(err, errReplyTooLarge), err != nil && says(err, "WRONGTYPE"):
+		k.store.refused(seal.KeySet, err)
 		return nil, nil
+	case err != nil:
+		return nil, k.failed("reading", name, err)
 	}
 	return k.store.unseal(seal.KeySet, key, entry), nil
 }
@@ -58,14 +59,23 @@ func (k *KeySets) Put(name string, value []byte, expires time.Time) error {
 	defer stop()
 	key := k.store.key(name)
 	if err := k.store.client.Set(ctx, key, k.store.box.Seal(seal.KeySet, key, value), left).Err(); err != nil {
-		return fmt.Errorf("writing %s to redis: %w", name, err)
+		return k.failed("writing", name, err)
 	}
 	return nil
+}
+
+// failed is the error of an operation; a lack of rights is noted besides.
+func (k *KeySets) failed(doing, name string, err error) error {
+	k.store.refused(seal.KeySet, err)
+	return fmt.Errorf("%s %s in redis: %w", doing, name, err)
 }
 
 // Claim takes name for lifetime, at most a minute, unless another replica has
 // it. One that nobody could have taken for so long is removed, and counted.
 func (k *KeySets) Claim(name string, lifetime time.Duration) (bool, error) {
+	if lifetime < time.Millisecond { // to the library it would mean for ever
+		return false, fmt.Errorf("claiming %s in redis: expected a lifetime, got %s", name, lifetime)
+	}
 	ctx, stop := k.store.limited()
 	defer stop()
 	key, owner := k.store.key(name), rand.Text()
@@ -73,7 +83,7 @@ func (k *KeySets) Claim(name string, lifetime time.Duration) (bool, error) {
 	for range 2 {
 		got, err := k.store.client.SetNX(ctx, key, owner, lifetime).Result()
 		if err != nil {
-			return false, fmt.Errorf("claiming %s in redis: %w", name, err)
+			return false, k.failed("claiming", name, err)
 		}
 		if got {
 			k.mu.Lock()
@@ -83,14 +93,14 @@ func (k *KeySets) Claim(name string, lifetime time.Duration) (bool, error) {
 		}
 		left, err := k.store.client.PTTL(ctx, key).Result()
 		if err != nil {
-			return false, fmt.Errorf("claiming %s in redis: %w", name, err)
+			return false, k.failed("claiming", name, err)
 		}
 		if left >= 0 && left <= longestClaim || left == -2 { // -2: it is over
 			return false, nil
 		}
 		k.store.metrics.removedLock()
 		if err := k.store.client.Del(ctx, key).Err(); err != nil {
-			return false, fmt.Errorf("claiming %s in redis: %w", name, err)
+			return false, k.failed("claiming", name, err)
 		}
 	}
 	return false, nil

@@ -2,10 +2,13 @@ package redisstore
 
 import (
 	"context"
+	"strings"
 
 	"github.com/sony/gobreaker/v2"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
+
+	"introspectd/internal/seal"
 )
 
 type metrics struct {
@@ -27,7 +30,7 @@ func newMetrics(m metric.Meter, s *Store) (out metrics, err error) {
 		return out, err
 	}
 	if out.entries, err = m.Int64Counter("introspectd.redis.refused_entries",
-		metric.WithUnit("{entry}"), metric.WithDescription("Values found in redis that are not ours to believe, by reason.")); err != nil {
+		metric.WithUnit("{entry}"), metric.WithDescription("Values found in redis that are not ours to believe, by kind and reason.")); err != nil {
 		return out, err
 	}
 	if out.locks, err = m.Int64Counter("introspectd.redis.removed_locks",
@@ -35,10 +38,10 @@ func newMetrics(m metric.Meter, s *Store) (out metrics, err error) {
 		return out, err
 	}
 	if _, err = m.Int64ObservableGauge("introspectd.redis.up",
-		metric.WithDescription("1 while redis answers."),
+		metric.WithDescription("1 while every master of redis answers."),
 		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
 			up := int64(0)
-			if s.isUp() {
+			if s.up.Load() {
 				up = 1
 			}
 			o.Observe(up)
@@ -59,8 +62,9 @@ func (m *metrics) wrote(result string, n int) {
 	m.writes.Add(context.Background(), int64(n), metric.WithAttributes(attribute.String("result", result)))
 }
 
-func (m *metrics) refuse(reason string) {
-	m.entries.Add(context.Background(), 1, metric.WithAttributes(attribute.String("reason", reason)))
+func (m *metrics) refuse(kind seal.Kind, reason string) {
+	m.entries.Add(context.Background(), 1, metric.WithAttributes(
+		attribute.String("kind", strings.ReplaceAll(string(kind), " ", "_")), attribute.String("reason", reason)))
 }
 
 func (m *metrics) removedLock() { m.locks.Add(context.Background(), 1) }

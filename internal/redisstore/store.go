@@ -15,6 +15,12 @@
 // and only a ping in the background tries again. Cost: up to a second until a
 // redis that is back is used.
 //
+// A cluster is there when all of it is. Context: where one node of several
+// hangs, the others' answers keep the breaker closed, and every request for that
+// node's slots waits. Choice: the ping goes to every master, and requests ask
+// none while one is silent. Cost: until the cluster has replaced that node, the
+// others are not asked either.
+//
 // What one reply may bring is bounded twice. Context: 8 MB planted under a name
 // of ours must not become 8 MB in each replica, on each look-up. Choice: values
 // are read with GETRANGE up to the largest of ours, and a connection fails after
@@ -32,9 +38,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -76,15 +84,20 @@ type Store struct {
 	breaker *gobreaker.CircuitBreaker[[]byte]
 	queue   queue
 
+	up        atomic.Bool  // every master answered the last ping
+	silent    atomic.Bool  // one did not; before the first ping neither holds
+	forbidden atomic.Int64 // when redis last said NOPERM, in ns since 1970
+	scold     rate.Sometimes
+
 	mu       sync.Mutex
 	degraded []string
-	up       bool
+	away     string // why requests do without redis; empty: they don't, or it is too early to tell
 }
 
 // Open makes the store of a checked configuration; what it keeps is sealed by
 // box. It does not dial: redis may be away.
 func Open(cfg Config, box *seal.Box, o Options) (*Store, error) {
-	s := &Store{cfg: cfg, box: box, log: o.Log, meter: o.Meter}
+	s := &Store{cfg: cfg, box: box, log: o.Log, meter: o.Meter, scold: rate.Sometimes{Interval: time.Minute}}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -94,9 +107,15 @@ func Open(cfg Config, box *seal.Box, o Options) (*Store, error) {
 	redis.SetLogger(&libraryLog{log: s.log, some: rate.Sometimes{Interval: time.Minute}})
 	s.breaker = gobreaker.NewCircuitBreaker[[]byte](gobreaker.Settings{
 		Name: "redis", MaxRequests: 1, Timeout: openTime,
-		ReadyToTrip:   func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= failuresToOpen },
-		IsSuccessful:  func(err error) bool { return !outage(err) },
-		OnStateChange: s.breakerChanged,
+		ReadyToTrip:  func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= failuresToOpen },
+		IsSuccessful: func(err error) bool { return !outage(err) },
+		// A request that was given up says nothing of redis.
+		IsExcluded: func(err error) bool { return errors.Is(err, context.Canceled) },
+		OnStateChange: func(_ string, _, to gobreaker.State) {
+			if to == gobreaker.StateOpen {
+				s.note("three requests in a row had no answer")
+			}
+		},
 	})
 	s.queue.init()
 	var err error
@@ -137,49 +156,79 @@ func outage(err error) bool {
 	return true
 }
 
-func (s *Store) breakerChanged(_ string, from, to gobreaker.State) {
+// usable says whether requests ask redis.
+func (s *Store) usable() bool { return !s.silent.Load() && s.breaker.State() == gobreaker.StateClosed }
+
+// note logs that requests do without redis, and why; empty: that they ask it
+// again.
+func (s *Store) note(why string) {
+	s.mu.Lock()
+	was := s.away
+	s.away = why
+	s.mu.Unlock()
 	switch {
-	case to == gobreaker.StateOpen && from == gobreaker.StateClosed:
-		s.log.Warn("redis does not answer; requests do without it")
-	case to == gobreaker.StateClosed:
+	case was == "" && why != "":
+		s.log.Warn("redis does not answer; requests do without it", "cause", why)
+	case was != "" && why == "":
 		s.log.Info("redis answers again")
 	}
 }
 
-// ask calls one command for a request: within its time, and only while the
-// breaker is closed. nil means that there is nothing, or that it can't be had.
-func (s *Store) ask(ctx context.Context, command func(ctx context.Context) ([]byte, error)) []byte {
-	if s.breaker.State() != gobreaker.StateClosed {
+// ask calls one command for a request: within its time, and only while redis is
+// usable. nil means that there is nothing, or that it can't be had.
+func (s *Store) ask(ctx context.Context, kind seal.Kind, command func(ctx context.Context) ([]byte, error)) []byte {
+	if !s.usable() {
 		return nil
 	}
-	ctx, stop := context.WithTimeout(ctx, min(requestTime, s.cfg.Timeout))
+	limited, stop := context.WithTimeout(ctx, min(requestTime, s.cfg.Timeout))
 	defer stop()
-	value, err := s.breaker.Execute(func() ([]byte, error) { return command(ctx) })
+	value, err := s.breaker.Execute(func() ([]byte, error) {
+		value, err := command(limited)
+		if err != nil && ctx.Err() != nil {
+			return nil, context.Canceled // by a deadline of its own, perhaps
+		}
+		return value, err
+	})
 	if err != nil {
-		s.refused(err)
+		s.refused(kind, err)
 		return nil
 	}
 	return value
 }
 
-// refused counts what was found under a name and is no value of ours.
-func (s *Store) refused(err error) {
+// refused notes what an error says of one value, or of our rights.
+func (s *Store) refused(kind seal.Kind, err error) {
 	switch {
 	case errors.Is(err, errReplyTooLarge):
-		s.metrics.refuse("oversized")
-	case strings.HasPrefix(err.Error(), "WRONGTYPE"):
-		s.metrics.refuse("wrong_type")
+		s.metrics.refuse(kind, "oversized")
+	case says(err, "WRONGTYPE"):
+		s.metrics.refuse(kind, "wrong_type")
+	case says(err, "NOPERM"):
+		s.forbidden.Store(time.Now().UnixNano())
+		s.scold.Do(func() { s.log.Warn("redis forbids its user something that we need", "cause", brief(err.Error())) })
 	}
 }
 
+// says reports whether err is a reply of redis that begins with word.
+func says(err error, word string) bool {
+	var reply redis.Error
+	return errors.As(err, &reply) && strings.HasPrefix(reply.Error(), word)
+}
+
+// brief is as much of a text as a log needs: redis may say anything, at any
+// length.
+func brief(text string) string {
+	return strings.ToValidUTF8(text[:min(len(text), 300)], "")
+}
+
 // get reads at most limit bytes. A longer value is none of ours.
-func (s *Store) get(ctx context.Context, key string, limit int) ([]byte, error) {
+func (s *Store) get(ctx context.Context, kind seal.Kind, key string, limit int) ([]byte, error) {
 	text, err := s.client.GetRange(ctx, key, 0, int64(limit)).Bytes()
 	switch {
 	case err != nil || len(text) == 0:
 		return nil, err
 	case len(text) > limit:
-		s.metrics.refuse("oversized")
+		s.metrics.refuse(kind, "oversized")
 		return nil, nil
 	}
 	return text, nil
@@ -193,11 +242,11 @@ func (s *Store) unseal(kind seal.Kind, key string, entry []byte) []byte {
 	plain, err := s.box.Open(kind, key, entry)
 	switch {
 	case errors.Is(err, seal.ErrUnknownKey):
-		s.metrics.refuse("unknown_key")
+		s.metrics.refuse(kind, "unknown_key")
 	case errors.Is(err, seal.ErrVersion):
-		s.metrics.refuse("version")
+		s.metrics.refuse(kind, "version")
 	case err != nil:
-		s.metrics.refuse("broken")
+		s.metrics.refuse(kind, "broken")
 	}
 	return plain
 }
@@ -212,7 +261,7 @@ func (s *Store) Run(ctx context.Context) {
 	defer tick.Stop()
 	var inspected time.Time
 	for {
-		was := s.isUp()
+		was := s.up.Load()
 		up := s.ping(ctx)
 		if up && (!was || time.Since(inspected) >= inspectEvery) {
 			inspected = time.Now()
@@ -226,39 +275,61 @@ func (s *Store) Run(ctx context.Context) {
 	}
 }
 
-// ping tells the breaker whether redis answers. Connections that redis has
-// closed are found out one by one, and dropped.
-func (s *Store) ping(ctx context.Context) bool {
-	limited, stop := context.WithTimeout(ctx, s.cfg.Timeout)
-	defer stop()
-	err := s.client.Ping(limited).Err()
-	for n := 0; n < poolSize && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)); n++ {
-		err = s.client.Ping(limited).Err()
+// masters calls each for every node that takes writes, at once, and returns an
+// error of one of them.
+func (s *Store) masters(ctx context.Context, each func(ctx context.Context, node *redis.Client) error) error {
+	switch c := s.client.(type) {
+	case *redis.Client:
+		return each(ctx, c)
+	case *redis.ClusterClient:
+		return c.ForEachMaster(ctx, each)
 	}
+	return fmt.Errorf("no masters of %T", s.client)
+}
+
+// ping tells requests and the breaker whether redis answers.
+func (s *Store) ping(ctx context.Context) bool {
+	// Time for nodes of a cluster that have to be asked which the masters are.
+	limited, stop := context.WithTimeout(ctx, 5*s.cfg.Timeout)
+	defer stop()
+	err := s.masters(limited, s.pingNode)
 	if ctx.Err() != nil {
 		return false
 	}
+	s.up.Store(err == nil)
+	s.silent.Store(err != nil)
 	_, _ = s.breaker.Execute(func() ([]byte, error) { return nil, err }) // it counts
-	up := err == nil
-	s.mu.Lock()
-	s.up = up
-	s.mu.Unlock()
-	return up
+	switch {
+	case err != nil:
+		s.note(brief(err.Error()))
+	case s.usable():
+		s.note("")
+	}
+	return err == nil
 }
 
-func (s *Store) isUp() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.up
+// pingNode pings until a connection lives. Those that redis has closed are found
+// out one by one, and dropped.
+func (s *Store) pingNode(ctx context.Context, node *redis.Client) error {
+	ctx, stop := context.WithTimeout(ctx, s.cfg.Timeout)
+	defer stop()
+	err := node.Ping(ctx).Err()
+	for n := 0; n < poolSize && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)); n++ {
+		err = node.Ping(ctx).Err()
+	}
+	return err
 }
 
 // Degraded says in words what keeps redis from being what we need.
 func (s *Store) Degraded() []string {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	found := s.degraded
-	if !s.up {
-		found = append([]string{"redis does not answer"}, found...)
+	found := slices.Clone(s.degraded)
+	s.mu.Unlock()
+	if time.Since(time.Unix(0, s.forbidden.Load())) < 2*inspectEvery {
+		found = append(found, "redis forbids its user something that we need: see the log")
+	}
+	if !s.up.Load() {
+		found = slices.Insert(found, 0, "redis does not answer")
 	}
 	return found
 }
@@ -267,29 +338,42 @@ func (s *Store) Degraded() []string {
 func (s *Store) inspect(ctx context.Context) {
 	ctx, stop := context.WithTimeout(ctx, time.Second)
 	defer stop()
-	text, err := s.client.Info(ctx, "server", "memory").Result()
-	if err != nil {
+	var mu sync.Mutex
+	var found []string
+	if err := s.masters(ctx, func(ctx context.Context, node *redis.Client) error {
+		text, err := node.Info(ctx, "server", "memory").Result()
+		mu.Lock()
+		defer mu.Unlock()
+		found = append(found, shortcomings(text)...)
+		return err
+	}); err != nil {
 		return // an ACL may forbid it
 	}
+	slices.Sort(found)
+	found = slices.Compact(found)
+	s.mu.Lock()
+	news := !slices.Equal(found, s.degraded)
+	s.degraded = found
+	s.mu.Unlock()
+	if news && len(found) > 0 {
+		s.log.Warn("redis is not what we need", "problems", found)
+	}
+}
+
+// shortcomings reads what INFO says.
+func shortcomings(text string) (found []string) {
 	info := map[string]string{}
 	for line := range strings.Lines(text) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
 		info[name] = value
 	}
-	var found []string
 	if v := info["redis_version"]; v != "" && older(v, 6, 2) {
 		found = append(found, "redis is "+v+", expected 6.2 or newer")
 	}
 	if p := info["maxmemory_policy"]; strings.HasPrefix(p, "allkeys-") {
 		found = append(found, "redis evicts with "+p+": it may drop revocations, expected noeviction or a volatile policy")
 	}
-	s.mu.Lock()
-	news := strings.Join(found, "; ") != strings.Join(s.degraded, "; ")
-	s.degraded = found
-	s.mu.Unlock()
-	if news && len(found) > 0 {
-		s.log.Warn("redis is not what we need", "problems", found)
-	}
+	return found
 }
 
 func older(version string, major, minor int) bool {

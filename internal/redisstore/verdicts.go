@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"github.com/sony/gobreaker/v2"
 
 	"introspectd/internal/seal"
 )
@@ -34,7 +33,9 @@ func (s *Store) Verdicts() Verdicts { return Verdicts{s} }
 // had within 40 ms.
 func (v Verdicts) Get(ctx context.Context, key [32]byte) []byte {
 	name := v.store.verdictKey(key)
-	entry := v.store.ask(ctx, func(ctx context.Context) ([]byte, error) { return v.store.get(ctx, name, maxVerdict) })
+	entry := v.store.ask(ctx, seal.Verdict, func(ctx context.Context) ([]byte, error) {
+		return v.store.get(ctx, seal.Verdict, name, maxVerdict)
+	})
 	plain := v.store.unseal(seal.Verdict, name, entry)
 	if len(plain) < 8 || time.Now().UnixMilli() >= int64(binary.BigEndian.Uint64(plain)) {
 		return nil
@@ -48,12 +49,12 @@ func (s *Store) verdictKey(key [32]byte) string {
 
 // Put keeps value for at most lifetime. It only queues: where there is no room,
 // or redis does not answer, nothing is kept, and counted. What was refused is
-// never kept.
+// never kept. value must not be changed afterwards.
 func (v Verdicts) Put(_ context.Context, key [32]byte, value []byte, lifetime time.Duration, refused bool) {
 	if refused || lifetime < time.Millisecond || len(value)+8+seal.Overhead > maxVerdict {
 		return
 	}
-	if v.store.breaker.State() != gobreaker.StateClosed || !v.store.queue.add(wanted{key, value, time.Now().Add(lifetime)}) {
+	if !v.store.usable() || !v.store.queue.add(wanted{key, value, time.Now().Add(lifetime)}) {
 		v.store.metrics.wrote(writeDropped, 1)
 	}
 }
@@ -116,13 +117,14 @@ func (s *Store) write(ctx context.Context) {
 		if some == nil {
 			return
 		}
-		if s.breaker.State() != gobreaker.StateClosed {
+		if !s.usable() {
 			s.metrics.wrote(writeDropped, len(some))
 			continue
 		}
 		result := writeDone
 		if _, err := s.breaker.Execute(func() ([]byte, error) { return nil, s.putAll(ctx, some) }); err != nil {
 			result = writeFailed
+			s.refused(seal.Verdict, err)
 		}
 		s.metrics.wrote(result, len(some))
 	}

@@ -129,7 +129,7 @@ func StartSentinels(dir string) (w *Sentinels, err error) {
 }
 
 func startSentinel(dir, file string) (*Server, error) {
-	addr, err := freeAddress()
+	addr, err := FreeAddress()
 	if err != nil {
 		return nil, err
 	}

@@ -48,7 +48,7 @@ type Server struct {
 // and waits until it answers. dir is where it works.
 func Start(dir string, args ...string) (*Server, error) {
 	for range 20 {
-		addr, err := freeAddress()
+		addr, err := FreeAddress()
 		if err != nil {
 			return nil, err
 		}
@@ -228,10 +228,10 @@ func wait(what string, holds func() (bool, error)) error {
 
 var given sync.Map // addresses
 
-// freeAddress is one that nobody listens on, another each time. It lies below
+// FreeAddress is one that nobody listens on, another each time. It lies below
 // the ports that the kernel gives to connections, and so does that of a
 // cluster's bus, 10,000 above.
-func freeAddress() (string, error) {
+func FreeAddress() (string, error) {
 	for range 200 {
 		port := 10_000 + rand.IntN(10_000)
 		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
