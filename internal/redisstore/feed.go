@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"math"
 	"sync"
 	"time"
 
@@ -48,6 +49,18 @@ const (
 	recordKind    = "record"
 	heartbeatKind = "heartbeat"
 )
+
+// mark names the member of the set that says that it is whole. A set without one
+// has begun anew, and may lack what other replicas still hold. Its name is no
+// record's, and its end is never: its score is +inf.
+var mark = [16]byte{}
+
+func scoreOf(name [16]byte, expires time.Time) float64 {
+	if name == mark {
+		return math.Inf(1)
+	}
+	return float64(expires.Unix())
+}
 
 // Feed returns the feed of the store. It keeps what it lent to others first
 // when Redis has lost it, so there is one for each process.

@@ -170,7 +170,7 @@ func configFor(addresses ...string) redisstore.Config {
 
 func members(t *testing.T, client redis.UniversalClient) []string {
 	t.Helper()
-	all, err := client.ZRange(t.Context(), feedSet, 0, -1).Result()
+	all, err := client.ZRangeByScore(t.Context(), feedSet, &redis.ZRangeBy{Min: "-inf", Max: "(+inf"}).Result() // not the mark
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -431,11 +431,42 @@ func TestFeedOfAnEmptyStore(t *testing.T) {
 		_, cfg, _ := standalone(t)
 		a := join(t, joining{cfg: cfg})
 		a.current()
-		if !strings.Contains(a.log.String(), "begins with an empty list") {
+		if !strings.Contains(a.log.String(), "begins with what is there") {
 			t.Errorf("no warning:\n%s", a.log.String())
 		}
 		b := join(t, joining{cfg: cfg, requireExisting: true})
 		b.current() // a replica lives there
+	})
+	t.Run("is waited for while another replica lives", func(t *testing.T) {
+		_, cfg, client := standalone(t)
+		a, b := join(t, joining{cfg: cfg}), join(t, joining{cfg: cfg})
+		a.current()
+		b.current()
+		a.revoke("alice")
+		eventually(t, time.Second, "it is at the other", func() bool { return b.knows("alice") })
+		a.stop() // the writer; the other waits a little before it writes back
+		for range 3 {
+			if err := client.FlushAll(t.Context()).Err(); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, 5*time.Second, "a heartbeat", func() bool { return client.XLen(t.Context(), feedStream).Val() > 0 })
+			c := join(t, joining{cfg: cfg})
+			c.current()
+			if !c.knows("alice") {
+				t.Errorf("a replica took what was left for the whole:\n%s", c.log.String())
+			}
+			c.stop()
+		}
+	})
+	t.Run("is adopted where nobody lives any more", func(t *testing.T) {
+		_, cfg, client := standalone(t)
+		a := join(t, joining{cfg: cfg})
+		a.current()
+		a.stop()
+		if err := client.Del(t.Context(), feedSet).Err(); err != nil {
+			t.Fatal(err)
+		}
+		join(t, joining{cfg: cfg}).current()
 	})
 	t.Run("is refused under require_existing", func(t *testing.T) {
 		_, cfg, _ := standalone(t)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strconv"
 	"strings"
@@ -55,7 +56,16 @@ const (
 	skew = 5 * time.Minute
 )
 
-var errEmpty = errors.New("redis has no list, and revocation.require_existing forbids to begin one")
+var (
+	errEmpty = errors.New("redis has no list, and revocation.require_existing forbids to begin one")
+	errLost  = errors.New("redis has lost its list, and other replicas are about to write it back")
+)
+
+// What the wait for other replicas comes to, where they are silent and at most.
+const (
+	silentFor = 5 * time.Second
+	waitFor   = 3 * silentFor
+)
 
 // follower keeps Records in step with a Feed. It belongs to one goroutine.
 //
@@ -70,6 +80,8 @@ type follower struct {
 	pace    func() Pace
 
 	begun   bool
+	waiting wait                 // for others, before it began
+	marked  bool                 // the set was, when it was last read
 	last    string               // message of the stream up to which all was read
 	beats   map[uint64]time.Time // heartbeats that have not come back
 	beat    uint64
@@ -158,26 +170,68 @@ func (w *follower) begin(ctx context.Context) error {
 	if len(tail) > 0 {
 		w.last = tail[0].ID
 	}
-	there := 0
-	for _, m := range tail {
-		if w.familiar(m) {
-			there++
-		}
-	}
 	found, err := w.readSet(ctx)
 	if err != nil {
 		return w.heal(ctx, w.set, err)
 	}
-	if there+len(found) == 0 && w.unfamiliar.IsZero() && !w.records.Held() {
-		if w.pace().RequireExisting {
-			w.metrics.add(ctx, "empty_refused", 1)
-			return errEmpty
+	if !w.marked && w.unfamiliar.IsZero() {
+		if w.waiting.others(w.newest(tail), w.pace().MaxDelay) {
+			return errLost
 		}
-		w.metrics.add(ctx, "empty_adopted", 1)
-		w.store.log.Warn("redis has no revocations, and this replica held none before: it begins with an empty list")
+		if err := w.adopt(ctx, len(found)); err != nil {
+			return err
+		}
 	}
 	w.begun = true
 	return w.writeBack(ctx, found)
+}
+
+// newest is the id of the last message that a fleet with our seal keys wrote,
+// empty for none.
+func (w *follower) newest(tail []redis.XMessage) string {
+	for _, m := range tail {
+		if w.familiar(m) {
+			return m.ID
+		}
+	}
+	return ""
+}
+
+// wait is how long others have been waited for.
+type wait struct {
+	newest       string
+	since, moved time.Time
+}
+
+// others says whether another replica lives that may hold what the set has
+// lost: messages come, or it is too early to tell.
+func (w *wait) others(newest string, maxDelay time.Duration) bool {
+	if newest == "" {
+		return false
+	}
+	now := time.Now()
+	if w.since.IsZero() {
+		w.since = now
+	}
+	if newest != w.newest {
+		w.newest, w.moved = newest, now
+	}
+	return now.Sub(w.moved) < max(silentFor, 2*maxDelay) && now.Sub(w.since) < max(waitFor, 6*maxDelay)
+}
+
+// adopt takes a set that is not known to be whole for the list, where nobody is
+// left who could complete it.
+func (w *follower) adopt(ctx context.Context, found int) error {
+	if w.records.Held() {
+		return nil // ours will be written
+	}
+	if w.pace().RequireExisting {
+		w.metrics.add(ctx, "empty_refused", 1)
+		return errEmpty
+	}
+	w.metrics.add(ctx, "empty_adopted", 1)
+	w.store.log.Warn("redis has no whole list of revocations, and this replica held none before: it begins with what is there", "revocations", found)
+	return nil
 }
 
 // familiar says whether a message was written by a fleet with our seal keys.
@@ -301,7 +355,7 @@ func (w *follower) heard(ctx context.Context, from any, body string) {
 // merge hands a sealed record to Records.
 func (w *follower) merge(ctx context.Context, body string) (name [16]byte, expires time.Time, err error) {
 	name, value, expires, err := w.open(body)
-	if err == nil {
+	if err == nil && name != mark {
 		if unknown := w.records.Merge(name, value, expires); unknown != nil {
 			w.strange(ctx, unknown.Error())
 		}
@@ -324,16 +378,17 @@ func (w *follower) strange(ctx context.Context, what string) {
 	}
 }
 
-// compare holds the number of records in Redis against ours. Two comparisons in
-// a row have to differ: something may be on its way.
+// compare holds the number of records in Redis against ours, and looks for the
+// mark. Two comparisons in a row have to differ: something may be on its way.
 func (w *follower) compare(ctx context.Context) error {
 	now := time.Now()
 	live := strconv.FormatInt(now.Unix(), 10)
-	var count *redis.IntCmd
+	var count, marks *redis.IntCmd
 	var newest *redis.XMessageSliceCmd
 	if _, err := w.store.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		p.ZRemRangeByScore(ctx, w.set, "-inf", "("+strconv.FormatInt(now.Add(-skew).Unix(), 10))
-		count = p.ZCount(ctx, w.set, "("+live, "+inf")
+		count = p.ZCount(ctx, w.set, "("+live, "(+inf")
+		marks = p.ZCount(ctx, w.set, "+inf", "+inf")
 		newest = p.XRevRangeN(ctx, w.stream, "+", "-", 1)
 		return nil
 	}); err != nil && count.Err() != nil {
@@ -347,7 +402,7 @@ func (w *follower) compare(ctx context.Context) error {
 		w.doubt = true // the stream was longer before
 	}
 	differed := int(count.Val()) != w.records.Live(now)
-	w.doubt = w.doubt || differed && w.differed
+	w.doubt = w.doubt || differed && w.differed || marks.Val() == 0
 	w.differed = differed
 	return nil
 }
@@ -376,6 +431,9 @@ func (w *follower) readSet(ctx context.Context) (map[[16]byte]uint64, error) {
 	w.read = time.Now()
 	found, twice := map[[16]byte]uint64{}, false
 	err := w.scan(ctx, func(p redis.Pipeliner, body string, score float64) {
+		if math.IsInf(score, 1) && foreign(w.store.box.Check([]byte(body))) {
+			return // another fleet's mark
+		}
 		name, expires, err := w.merge(ctx, body)
 		switch {
 		case foreign(err):
@@ -384,14 +442,14 @@ func (w *follower) readSet(ctx context.Context) (map[[16]byte]uint64, error) {
 			w.metrics.add(ctx, "broken", 1)
 			p.ZRem(ctx, w.set, body)
 			return
-		case score != float64(expires.Unix()): // scores are not sealed
+		case score != scoreOf(name, expires): // scores are not sealed
 			w.metrics.add(ctx, "broken", 1)
-			p.ZAdd(ctx, w.set, redis.Z{Score: float64(expires.Unix()), Member: body})
+			p.ZAdd(ctx, w.set, redis.Z{Score: scoreOf(name, expires), Member: body})
 		}
 		if !w.store.box.Newest([]byte(body)) {
 			_, value, _, _ := w.open(body)
 			next := w.seal(name, value, expires)
-			p.ZAdd(ctx, w.set, redis.Z{Score: float64(expires.Unix()), Member: next})
+			p.ZAdd(ctx, w.set, redis.Z{Score: scoreOf(name, expires), Member: next})
 			p.ZRem(ctx, w.set, body)
 			body = string(next)
 			w.metrics.add(ctx, "resealed", 1)
@@ -404,6 +462,7 @@ func (w *follower) readSet(ctx context.Context) (map[[16]byte]uint64, error) {
 			twice = true
 		}
 	})
+	_, w.marked = found[mark]
 	if err == nil && twice {
 		err = w.scan(ctx, func(p redis.Pipeliner, body string, _ float64) {
 			if name, _, _, err := w.open(body); err == nil && found[name] != fingerprint(body) {
@@ -443,7 +502,8 @@ func (w *follower) scan(ctx context.Context, each func(p redis.Pipeliner, body s
 }
 
 // writeBack puts what the set lacks into it: what this replica wrote at once,
-// the rest a little later, when its own writer is not there to do so.
+// the rest a little later, when its own writer is not there to do so, and the
+// mark when nothing is left.
 func (w *follower) writeBack(ctx context.Context, found map[[16]byte]uint64) error {
 	all := w.othersDue()
 	missing, left := 0, false
@@ -464,9 +524,13 @@ func (w *follower) writeBack(ctx context.Context, found map[[16]byte]uint64) err
 		}
 		return failed == nil
 	})
+	if !left && !w.marked {
+		p.ZAdd(ctx, w.set, redis.Z{Score: scoreOf(mark, time.Time{}), Member: w.seal(mark, nil, time.Unix(0, 0))})
+	}
 	if failed == nil && p.Len() > 0 {
 		_, failed = p.Exec(ctx)
 	}
+	w.marked = !left && failed == nil
 	w.others = time.Time{}
 	if left {
 		w.others = time.Now().Add(time.Second + rand.N(2*time.Second))
