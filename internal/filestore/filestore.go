@@ -8,11 +8,13 @@
 // database; a Put is on the disk when it returns. Cost: one process at a time,
 // and a sync for every Put.
 //
-// Each value has a checksum over its name, its end and its bytes. Context:
-// bbolt keeps none beyond its two meta pages, so that a flipped bit would come
-// back as a value, and a list of free pages that is wrong lets it overwrite one
-// value by another. Choice: SHA-256 beside the value, and a Put reads back what
-// it wrote. Cost: 41 bytes each. It is not a seal: who can write the file can
+// Each value has a checksum over its name, its end and its bytes, and all
+// records together have a tally. Context: bbolt keeps none beyond its two meta
+// pages, so that a flipped bit would come back as a value, a list of free pages
+// that is wrong lets it overwrite one value by another, and a spoilt meta page
+// takes it back by a transaction. Choice: SHA-256 beside the value; what was
+// written is read back; Open wants both meta pages in order and the tally to
+// agree. Cost: 41 bytes each. It is not a seal: who can write the file can
 // write a checksum.
 //
 // bbolt's own check of its pages is not used. Context: it would find a wrong
@@ -187,6 +189,9 @@ func open(path string, log *slog.Logger) (db *bolt.DB, file *os.File, err error)
 		if err != nil {
 			return err
 		}
+		if err := metas(file); err != nil {
+			return err
+		}
 		return tidy(db, log)
 	})
 	switch {
@@ -236,6 +241,10 @@ func openFile(name string, flag int, mode os.FileMode) (*os.File, os.FileInfo, e
 	return nil, nil, err
 }
 
+// firstTx is the number of the transaction that makes a database, before
+// anything of ours is in it.
+const firstTx = 1
+
 // tidy reads everything, drops what is over or of another version, and writes
 // once: a database that can only be read is found out now. An error that does
 // not come from the system means damage.
@@ -255,11 +264,16 @@ func tidy(db *bolt.DB, log *slog.Logger) error {
 			return err
 		}
 		b := tx.Bucket(bucket)
-		if fresh = b == nil; fresh {
+		if fresh = b == nil; fresh && tx.ID() > firstTx {
+			return errors.New("its values are gone")
+		} else if fresh {
 			return nil
 		}
+		if err := whole(b); err != nil {
+			return err
+		}
 		now := time.Now()
-		return b.ForEach(func(name, stored []byte) error {
+		return each(b, "", func(name, stored []byte) error {
 			_, _, expires, err := decode(string(name), stored)
 			if errors.Is(err, errVersion) && strings.HasPrefix(string(name), recordPrefix) {
 				return nil // Each tells of it: what it says is not to be lost
@@ -268,6 +282,9 @@ func tidy(db *bolt.DB, log *slog.Logger) error {
 				foreign++
 			} else if err != nil {
 				return err
+			}
+			if strings.HasPrefix(string(name), recordPrefix) {
+				expires = expires.Add(clockMargin)
 			}
 			if !now.Before(expires) {
 				drop = append(drop, string(name))
@@ -285,15 +302,27 @@ func tidy(db *bolt.DB, log *slog.Logger) error {
 		if err != nil {
 			return err
 		}
+		var kept tally
+		if !fresh {
+			if kept, err = tallied(b); err != nil {
+				return err
+			}
+		}
 		for _, name := range drop {
+			if strings.HasPrefix(name, recordPrefix) {
+				kept.remove([]byte(name), b.Get([]byte(name)))
+			}
 			if err := b.Delete([]byte(name)); err != nil {
 				return err
 			}
 		}
-		_, err = b.NextSequence()
-		return err
+		return kept.write(b)
 	})
-	if err != nil && !fresh && fromSystem(err) {
+	switch {
+	case err == nil:
+		// Once more: a page that was thought to be free may have been one of ours.
+		return db.View(func(tx *bolt.Tx) error { return whole(tx.Bucket(bucket)) })
+	case !fresh && fromSystem(err):
 		// A full disk, say: what is there is no worse for it.
 		log.Error("the state file can be read but not written", "state", db.Path(), "cause", err.Error())
 		return nil
@@ -357,6 +386,9 @@ func (s *Store) Get(name string) ([]byte, error) {
 				return nil
 			}
 			kind, v, expires, err := decode(name, stored)
+			if err != nil {
+				return damage{err: err} // Open has dropped what is of another version
+			}
 			sealed = kind == versionSealed
 			if over = err == nil && !time.Now().Before(expires); err == nil && !over {
 				value = bytes.Clone(v)

@@ -20,6 +20,10 @@ const recordPrefix = "\x00record/"
 const (
 	// mostTogether bounds how many records one transaction writes.
 	mostTogether = 1024
+	appendTime   = 5 * time.Second
+	// clockMargin is how long a record stays past its end: the clock may be
+	// ahead, at the start of a machine say, and put right afterwards.
+	clockMargin = 24 * time.Hour
 	// sweepEvery is after how many of them those that are over are taken out.
 	sweepEvery = 10_000
 )
@@ -46,23 +50,30 @@ func (s *Store) Records() *Records { return &s.records }
 
 // Append keeps value, of at most MaxRecord bytes, under name until expires, by
 // the wall clock in whole seconds. It is on the disk when Append returns nil.
-// Appends that meet are written together.
-func (r *Records) Append(_ context.Context, name [16]byte, value []byte, expires time.Time) error {
+// Appends that meet are written together. A disk that hangs is waited for until
+// ctx ends, at most five seconds; the record may be written afterwards.
+func (r *Records) Append(ctx context.Context, name [16]byte, value []byte, expires time.Time) error {
 	if len(value) > MaxRecord {
 		return fmt.Errorf("writing a record to %s: %d bytes, at most %d can be kept", r.store.path, len(value), MaxRecord)
 	}
 	as, kept := r.store.seal(recordName(name), value)
 	key := recordPrefix + string(name[:])
 	one := &appended{name: []byte(key), stored: encode(as, key, kept, expires), done: make(chan error, 1)}
+	ctx, stop := context.WithTimeout(ctx, appendTime)
+	defer stop()
 	for waiting := r.waiting; ; {
 		select {
 		case err := <-one.done:
 			return err
+		case <-ctx.Done():
+			return fmt.Errorf("writing a record to %s: %w", r.store.path, ctx.Err())
 		case waiting <- one:
 			waiting = nil // whoever writes next takes it
 		case r.writing <- struct{}{}:
-			r.writeWaiting()
-			<-r.writing
+			go func() { // goes on when nobody waits for it any more; Close waits while it writes
+				r.writeWaiting()
+				<-r.writing
+			}()
 		}
 	}
 }
@@ -85,28 +96,12 @@ func (r *Records) writeWaiting() {
 func (r *Records) write(batch []*appended) error {
 	r.written += len(batch)
 	sweep := r.written >= sweepEvery
+	now := time.Now()
 	err := r.store.do(func(db *bolt.DB) error {
-		if err := db.Update(func(tx *bolt.Tx) error {
-			b := tx.Bucket(bucket)
-			for _, one := range batch {
-				if err := b.Put(one.name, one.stored); err != nil {
-					return err
-				}
-			}
-			if sweep {
-				return dropOver(b, time.Now())
-			}
-			return nil
-		}); err != nil {
+		if err := db.Update(func(tx *bolt.Tx) error { return put(tx.Bucket(bucket), batch, sweep, now) }); err != nil {
 			return err
 		}
-		return db.View(func(tx *bolt.Tx) error {
-			last := batch[len(batch)-1]
-			if got := tx.Bucket(bucket).Get(last.name); string(got) != string(last.stored) && !sweep {
-				return damage{err: errors.New("what was written is not there")}
-			}
-			return nil
-		})
+		return db.View(func(tx *bolt.Tx) error { return written(tx.Bucket(bucket), batch, now) })
 	})
 	if err != nil {
 		return fmt.Errorf("writing records to %s: %w", r.store.path, err)
@@ -117,12 +112,55 @@ func (r *Records) write(batch []*appended) error {
 	return nil
 }
 
-// dropOver takes the records out that are over at now.
-func dropOver(b *bolt.Bucket, now time.Time) error {
+// put writes a batch with its tally, and where sweep asks for it takes out what
+// is over.
+func put(b *bolt.Bucket, batch []*appended, sweep bool, now time.Time) error {
+	kept, err := tallied(b)
+	if err != nil {
+		return err
+	}
+	for _, one := range batch {
+		if was := b.Get(one.name); was != nil {
+			kept.remove(one.name, was)
+		}
+		if err := b.Put(one.name, one.stored); err != nil {
+			return err
+		}
+		kept.add(one.name, one.stored)
+	}
+	if sweep {
+		if err := dropOver(b, now, &kept); err != nil {
+			return err
+		}
+	}
+	return kept.write(b)
+}
+
+// written reads back what put wrote. Of two of one name the later one is there.
+func written(b *bolt.Bucket, batch []*appended, now time.Time) error {
+	last := make(map[string][]byte, len(batch))
+	for _, one := range batch {
+		last[string(one.name)] = one.stored
+	}
+	for name, stored := range last {
+		got := b.Get([]byte(name))
+		if _, _, expires, _ := decode(name, stored); got == nil && !now.Before(expires) {
+			continue // swept
+		}
+		if !bytes.Equal(got, stored) {
+			return damage{err: errors.New("what was written is not there")}
+		}
+	}
+	return nil
+}
+
+// dropOver takes the records out that are long over at now.
+func dropOver(b *bolt.Bucket, now time.Time, kept *tally) error {
 	var over [][]byte
 	err := eachRecord(b, func(name, stored []byte) error {
 		_, _, expires, err := decode(string(name), stored)
-		if err == nil && !now.Before(expires) {
+		if err == nil && !now.Before(expires.Add(clockMargin)) {
+			kept.remove(name, stored)
 			over = append(over, bytes.Clone(name))
 		}
 		return nil
@@ -137,11 +175,24 @@ func dropOver(b *bolt.Bucket, now time.Time) error {
 
 // eachRecord calls its argument for every stored record.
 func eachRecord(b *bolt.Bucket, call func(name, stored []byte) error) error {
-	c := b.Cursor()
-	for name, stored := c.Seek([]byte(recordPrefix)); bytes.HasPrefix(name, []byte(recordPrefix)); name, stored = c.Next() {
+	return each(b, recordPrefix, func(name, stored []byte) error {
 		if len(name) != len(recordPrefix)+16 {
 			return damage{err: fmt.Errorf("%w: its name has %d bytes", errDamaged, len(name))}
 		}
+		return call(name, stored)
+	})
+}
+
+// each calls its argument for everything whose name begins with prefix. Names
+// have to ascend: a spoilt page can lead back to where one came from.
+func each(b *bolt.Bucket, prefix string, call func(name, stored []byte) error) error {
+	c := b.Cursor()
+	var last []byte
+	for name, stored := c.Seek([]byte(prefix)); bytes.HasPrefix(name, []byte(prefix)) && name != nil; name, stored = c.Next() {
+		if last != nil && bytes.Compare(name, last) <= 0 {
+			return damage{err: fmt.Errorf("%w: its names don't ascend", errDamaged)}
+		}
+		last = name
 		if err := call(name, stored); err != nil {
 			return err
 		}

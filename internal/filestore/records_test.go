@@ -2,16 +2,22 @@ package filestore_test
 
 import (
 	"bytes"
+	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	bolt "go.etcd.io/bbolt"
 
 	"introspectd/internal/filestore"
 )
@@ -78,12 +84,33 @@ func TestRecordsThatAreOverAreSwept(t *testing.T) {
 	s := open(t, path, t.Output())
 	var all sync.WaitGroup
 	for n := range 11_000 {
-		all.Go(func() { appendRecord(t, s, n, strings.Repeat("x", 100), time.Now().Add(-time.Hour)) })
+		all.Go(func() { appendRecord(t, s, n, strings.Repeat("x", 100), time.Now().Add(-25*time.Hour)) })
 	}
 	all.Wait()
 	closed(t, s)
 	if n := bytes.Count(mustRead(t, path), bytes.Repeat([]byte("x"), 100)); n > 11_000 {
 		t.Errorf("%d records are in the file", n)
+	}
+}
+
+func TestAClockThatWasAheadLosesNoRecord(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	s := open(t, path, t.Output())
+	appendRecord(t, s, 1, "one", inAnHour())
+	closed(t, s)
+	synctest.Test(t, func(t *testing.T) { // its time is 2000-01-01
+		s := open(t, path, t.Output())
+		appendRecord(t, s, 2, "two", time.Now().Add(time.Hour))
+		closed(t, s)
+		time.Sleep(23 * time.Hour) // too far
+		s = open(t, path, t.Output())
+		if got, err := recordsOf(t, s); err != nil || got[2] != "" {
+			t.Errorf("got %v, %v: it is over", got, err)
+		}
+		closed(t, s)
+	})
+	if two := nameOf(2); !slices.Contains(names(t, path), "\x00record/"+string(two[:])) {
+		t.Error("the record was dropped")
 	}
 }
 
@@ -142,6 +169,7 @@ func TestARecordOfALaterReleaseIsNotDropped(t *testing.T) {
 	appendRecord(t, s, 1, "one", inAnHour())
 	closed(t, s)
 	raw(t, path, "values", "\x00record/sixteen bytes ..", append([]byte{3}, make([]byte, 100)...))
+	retally(t, path)
 	for range 2 {
 		s = open(t, path, t.Output())
 		if got, err := recordsOf(t, s); !errors.Is(err, filestore.ErrSealed) || got[1] != "one" {
@@ -149,6 +177,32 @@ func TestARecordOfALaterReleaseIsNotDropped(t *testing.T) {
 		}
 		closed(t, s)
 	}
+}
+
+// retally writes the tally of the records that are there, as a later release
+// would that has written them.
+func retally(t testing.TB, path string) {
+	t.Helper()
+	db, err := bolt.Open(path, 0o600, &bolt.Options{NoSync: true})
+	must(t, err)
+	count, sum := uint64(0), [sha256.Size]byte{}
+	must(t, db.View(func(tx *bolt.Tx) error {
+		return tx.Bucket([]byte("values")).ForEach(func(name, stored []byte) error {
+			if bytes.HasPrefix(name, []byte("\x00record/")) {
+				count++
+				for i, b := range sha256.Sum256(append(bytes.Clone(name), stored...)) {
+					sum[i] ^= b
+				}
+			}
+			return nil
+		})
+	}))
+	must(t, db.Close())
+	const name = "\x00tally"
+	value := append(binary.BigEndian.AppendUint64(nil, count), sum[:]...)
+	head := binary.BigEndian.AppendUint64([]byte{1}, uint64(inAnHour().Unix()))
+	check := sha256.Sum256(slices.Concat(binary.BigEndian.AppendUint64(nil, uint64(len(name))), []byte(name), head, value))
+	raw(t, path, "values", name, slices.Concat(head, check[:], value))
 }
 
 // swap is a seal that only its like can open.
@@ -256,5 +310,95 @@ func BenchmarkAppendTogether(b *testing.B) {
 		info, err := os.Stat(path)
 		must(b, err)
 		b.ReportMetric(float64(info.Size())/many, "B/record")
+	}
+}
+
+// Whatever byte is spoilt, a record that is gone is told of: the file is set
+// aside, or Each is an error.
+func TestNoSpoiltByteLosesARecordInSilence(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	s := open(t, path, t.Output())
+	const records = 60
+	for n := range records { // several pages, and several transactions
+		appendRecord(t, s, n, strings.Repeat("x", 100), inAnHour())
+	}
+	closed(t, s)
+	content := mustRead(t, path)
+	page, spoilt, told := os.Getpagesize(), 0, 0
+	for at := range content {
+		// Each page's header and first elements, and samples of the rest.
+		if at%page > 40 && at%997 != 0 {
+			continue
+		}
+		other := bytes.Clone(content)
+		other[at] ^= []byte{0xff, 0x01, 0x10}[at%3]
+		must(t, os.WriteFile(path, other, 0o600))
+		s, err := filestore.Open(path, filestore.Options{Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatalf("byte %d: Open: got %v, want no error", at, err)
+		}
+		spoilt++
+		found, err := recordsOf(t, s)
+		aside := s.SetAside()
+		if err != nil || len(aside) > 0 {
+			told++
+		} else if len(found) != records {
+			t.Errorf("byte %d: %d records are there, and nothing is said", at, len(found))
+		}
+		closed(t, s)
+		for _, file := range aside {
+			must(t, os.Remove(file))
+		}
+	}
+	if told == 0 || told == spoilt {
+		t.Errorf("of %d spoilt bytes %d were told of", spoilt, told)
+	}
+}
+
+// Also while the file is open: bbolt reads it through a mapping.
+func TestDamageThatComesLaterIsSeen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	s := open(t, path, t.Output())
+	put(t, s, "a", strings.Repeat("value", 20), inAnHour())
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	must(t, err)
+	defer file.Close()
+	for content, from := mustRead(t, path), 0; ; {
+		at := bytes.Index(content[from:], []byte("valuevalue"))
+		if at < 0 {
+			break
+		}
+		_, err := file.WriteAt([]byte("V"), int64(from+at))
+		must(t, err)
+		from += at + len("value")
+	}
+	if got, err := s.Get("a"); got != nil || err == nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if found := s.SetAside(); len(found) != 1 || s.Replaced() != 1 {
+		t.Errorf("set aside %q, replaced %d", found, s.Replaced())
+	}
+	put(t, s, "a", "again", inAnHour())
+	want(t, s, "a", "again")
+}
+
+func TestAppendWaitsNoLongerThanItsCaller(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "state"), t.Output())
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	var failed, kept int
+	for n := range 100 {
+		if err := s.Records().Append(ctx, nameOf(n), []byte("x"), inAnHour()); err != nil && errors.Is(err, context.Canceled) {
+			failed++
+		} else if err == nil {
+			kept++
+		}
+	}
+	if failed == 0 || failed+kept != 100 {
+		t.Errorf("%d gave up, %d were kept, of 100", failed, kept)
+	}
+	appendRecord(t, s, 100, "x", inAnHour())
+	if _, err := recordsOf(t, s); err != nil {
+		t.Error(err)
 	}
 }
