@@ -287,9 +287,10 @@ func (k *Keys) inherit(b *Keys) {
 // store until it is read again, others for good.
 func (k *Keys) hold() error {
 	if k.source == sourceStore {
-		if err := k.reread(); err != nil {
+		if err := k.Reread(); err != nil {
 			return fmt.Errorf("keys of issuer %s: %w", k.name, err)
 		}
+		k.warn(k.held.Load().set)
 		return nil
 	}
 	s, err := loadFiles(k.cfg.Files)

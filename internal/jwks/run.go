@@ -151,11 +151,8 @@ func (k *Keys) watch(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if k.source == sourceStore {
-			_ = k.reread() // it says itself what went wrong
-		} else {
-			k.warn(k.held.Load().set)
-		}
+		_ = k.Reread() // it says itself what went wrong
+		k.warn(k.held.Load().set)
 	}
 }
 
@@ -223,11 +220,8 @@ func (k *Keys) untilNext(maxAge time.Duration) time.Duration {
 // the fetch goes on. A trust store is read again; with keys from other files it
 // does nothing.
 func (k *Keys) Refresh(ctx context.Context) error {
-	switch k.source {
-	case sourceFiles:
-		return nil
-	case sourceStore:
-		return k.reread()
+	if k.cfg.local() {
+		return k.Reread()
 	}
 	for {
 		f := k.launch(k.fetch)

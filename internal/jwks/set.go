@@ -353,7 +353,7 @@ func (s *set) unnamed() []*entry {
 // refuses tells whether kid names a key that is set apart, whatever the dates
 // of its certificate, and no other one.
 func (s *set) refuses(kid, alg string, kidRequired bool) bool {
-	if s.refused == nil {
+	if s.refused == nil || slices.ContainsFunc(s.named(kid), func(e *entry) bool { return e.fits(alg) }) {
 		return false
 	}
 	for _, e := range s.refused.entries {

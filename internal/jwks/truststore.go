@@ -136,28 +136,22 @@ func (t TrustStore) missing(s *truststore.Store, alias string) string {
 	if e, skipped := s.Find(alias); e != nil || skipped != nil {
 		return ""
 	}
-	return fmt.Sprintf("no entry has the alias %q; %s (%s) has %s", alias, t.Path, s.Format, listed(s.Aliases()))
+	var there []string
+	for _, e := range s.Entries {
+		there = append(there, fmt.Sprintf("%q", e.Alias))
+	}
+	return fmt.Sprintf("no entry has the alias %q; %s (%s) has %s", alias, t.Path, s.Format, cmp.Or(listed(there), "none that may sign"))
 }
 
-// mostListed bounds the aliases in one sentence.
+// mostListed bounds the items in one sentence.
 const mostListed = 20
 
-func listed(aliases []string) string {
-	if len(aliases) == 0 {
-		return "none that may sign"
+// listed joins the first of items.
+func listed(items []string) string {
+	if more := len(items) - mostListed; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(items[:mostListed], ", "), more)
 	}
-	var b strings.Builder
-	for i, alias := range aliases {
-		if i == mostListed {
-			fmt.Fprintf(&b, " and %d more", len(aliases)-i)
-			break
-		}
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		fmt.Fprintf(&b, "%q", alias)
-	}
-	return b.String()
+	return strings.Join(items, ", ")
 }
 
 // read reads the file, and digests it with the password. The error names the
@@ -174,8 +168,9 @@ func (t TrustStore) read(password string) (s *truststore.Store, digest [32]byte,
 }
 
 // set binds the entries of a store: those of Aliases, and of NoKidAlias, are
-// the keys. What is bound but not there, or left out, is no key.
-func (t TrustStore) set(s *truststore.Store) *set {
+// the keys. What is bound but not there, or left out, is no key; allow is
+// AllowKnownPublicKeys.
+func (t TrustStore) set(s *truststore.Store, allow bool) *set {
 	skipped := map[skipReason]int{}
 	for _, e := range s.Skipped {
 		skipped[skipReason(e.Reason)]++
@@ -205,6 +200,9 @@ func (t TrustStore) set(s *truststore.Store) *set {
 			e.key.Kid, e.aliases = one.Alias, nil
 			e.certified(one.Certificate, t.dates() == Enforce)
 			entries = append(entries, e)
+			if e.known != "" && !allow {
+				row.Skipped, row.Detail = string(skipKnown), "anyone can sign with it"
+			}
 		}
 		picture.Entries = append(picture.Entries, row)
 	}
@@ -213,7 +211,7 @@ func (t TrustStore) set(s *truststore.Store) *set {
 	}
 	out := newSet(entries, skipped, n)
 	out.store = picture
-	return out
+	return out.apart(allow)
 }
 
 // binds tells whether an entry that was left out is one of those bound.
@@ -255,11 +253,14 @@ func (e StoreEntry) Outside(at time.Time) bool {
 	return !e.NotAfter.IsZero() && (at.Before(e.NotBefore) || at.After(e.NotAfter))
 }
 
-// reread reads the trust store again, if its content is another than before.
-// One that can't be read leaves the keys as they are, for good: this is the
+// Reread reads the trust store again; with other sources it does nothing. One
+// that can't be read leaves the keys as they are, for good: this is the
 // operator's own file, and a slip must not end the service. An alias that is
 // gone from it is a key withdrawn.
-func (k *Keys) reread() error {
+func (k *Keys) Reread() error {
+	if k.source != sourceStore {
+		return nil
+	}
 	k.changing.Lock()
 	defer k.changing.Unlock()
 	now := time.Now()
@@ -276,7 +277,7 @@ func (k *Keys) reread() error {
 	if old != nil && digest == k.memory.body {
 		next.set = old.set
 	} else {
-		next.set = k.cfg.TrustStore.set(store).apart(k.cfg.AllowKnownPublicKeys)
+		next.set = k.cfg.TrustStore.set(store, k.cfg.AllowKnownPublicKeys)
 		k.meter.skip(next.set.skipped)
 	}
 	k.held.Store(&next)
@@ -285,7 +286,6 @@ func (k *Keys) reread() error {
 	if old != nil && old.set.digest != next.set.digest {
 		k.log.Info("keys changed", "truststore", k.cfg.TrustStore.Path, "keys", len(next.set.entries), "skipped", next.set.skipped)
 	}
-	k.warn(next.set)
 	return nil
 }
 

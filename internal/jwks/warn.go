@@ -49,7 +49,7 @@ func (s *set) warnings(now time.Time) []string {
 		return found
 	}
 	for _, e := range s.store.Entries {
-		if e.Bound && e.Skipped != "" {
+		if e.Bound && e.Skipped != "" && e.Skipped != string(skipKnown) {
 			found = append(found, fmt.Sprintf("alias %q of %s is bound and can't sign: %s, %s", e.Alias, s.store.Path, e.Skipped, e.Detail))
 		}
 	}

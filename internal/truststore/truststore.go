@@ -271,15 +271,6 @@ func (s *Store) settle() error {
 	return nil
 }
 
-// Aliases are those of the entries, in order.
-func (s *Store) Aliases() []string {
-	var all []string
-	for _, e := range s.Entries {
-		all = append(all, e.Alias)
-	}
-	return all
-}
-
 // Find returns the entry that alias means, or the one that was left out: of the
 // same alias or, where there is none, of one that differs from it by upper and
 // lower case alone. Both are nil where there is neither.
