@@ -119,7 +119,7 @@ func showStore(t terminal, name string, k *jwks.Keys) {
 		}
 		line := fmt.Sprintf("  %-11s %q", use, e.Alias)
 		if e.Alias == s.NoKidAlias {
-			line += ", which no kid means"
+			line += " and for tokens without a kid"
 		}
 		if !e.NotAfter.IsZero() {
 			line += fmt.Sprintf(", from %s to %s", e.NotBefore.UTC().Format(time.DateOnly), e.NotAfter.UTC().Format(time.DateOnly))

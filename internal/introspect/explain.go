@@ -149,7 +149,7 @@ func detail(s verify.Step, v verify.Verdict, at time.Time) string {
 		return fmt.Sprintf("iss %q", v.ClaimedIssuer)
 	case verify.KeyFound:
 		if v.Issuer != nil {
-			return v.Issuer.Keys().Explain(v.Kid, v.Alg, at)
+			return v.Issuer.Keys().Explain(v.Kid, v.Alg, v.KeyAsOf)
 		}
 	case verify.Times:
 		return fmt.Sprintf("iat %s, nbf %s, exp %s, at %s", instant(v.IssuedAt), instant(v.NotBefore), instant(v.Expires), at.UTC().Format(time.RFC3339))

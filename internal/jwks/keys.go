@@ -59,6 +59,26 @@
 // later than the withdrawal, ours included, and what would make the next
 // answer "unchanged" is forgotten with it. Cost: a replica whose clock is
 // behind that of the operator's leaves it out for longer by as much.
+//
+// A certificate's dates are those of its key, as of the time that the token is
+// judged at. Context: a certificate may end while its key is in use, and an
+// operator explains a verdict of last year. Choice: Find is told the time and
+// Holds looks at the clock, so that nothing is current because it was when it
+// was read; keys.files always enforces them, a trust store by
+// certificate_dates. Cost: an operator whose certificate has ended has to name
+// the public key alone, or say warn or ignore.
+//
+// A key whose private half is public is set apart, not dropped. Context: anyone
+// can sign with it, wherever it was read from, and an operator has to see why
+// such tokens fail. Choice: it is beside the set, where Find never looks, and
+// Refuses tells that a kid named it; with allow_known_public_keys it is a key
+// like others, and a warning. Cost: an issuer that has no other is never ready.
+//
+// A trust store that can't be read changes nothing, for good. Context: it is
+// the operator's own file, copied over while it is read. Choice: the last good
+// keys stay, the log and State tell, and max_stale is not for files; an alias
+// that is gone from a readable one is a key withdrawn. Cost: a store that was
+// broken by a slip is as it was until somebody looks.
 package jwks
 
 import (
@@ -100,8 +120,9 @@ type Options struct {
 	// Transport replaces the guarded transport, and with it the check of
 	// dialled addresses. For tests; nil otherwise.
 	Transport http.RoundTripper
-	// Now tells the wall clock for certificate dates, clock skew and the times
-	// in the Store and the Fleet; nil means time.Now. The age of a set is
+	// Now tells the wall clock for what Holds and Warnings make of certificate
+	// dates, for clock skew and the times in the Store and the Fleet; nil means
+	// time.Now. The age of a set is
 	// measured on the monotonic clock.
 	Now func() time.Time
 	// Store keeps the set over a restart; nil keeps none.
@@ -290,7 +311,6 @@ func (k *Keys) hold() error {
 		if err := k.Reread(); err != nil {
 			return fmt.Errorf("keys of issuer %s: %w", k.name, err)
 		}
-		k.warn(k.held.Load().set)
 		return nil
 	}
 	s, err := loadFiles(k.cfg.Files)

@@ -179,13 +179,15 @@ func (t TrustStore) set(s *truststore.Store, allow bool) *set {
 	if e, _ := s.Find(t.NoKidAlias); e != nil && t.NoKidAlias != "" {
 		n.noKid = e.Alias
 	}
-	bound := map[string]bool{n.noKid: n.noKid != ""}
-	for _, alias := range t.Aliases {
-		if e, _ := s.Find(alias); e != nil {
+	bound := map[string]bool{}
+	picture := &StoreState{Path: t.Path, Format: string(s.Format), NoKidAlias: n.noKid, CertificateDates: t.dates(), Entries: []StoreEntry{}}
+	for _, alias := range t.bound() {
+		if e, skipped := s.Find(alias); e != nil {
 			bound[e.Alias] = true
+		} else if skipped == nil {
+			picture.Missing = append(picture.Missing, alias)
 		}
 	}
-	picture := &StoreState{Path: t.Path, Format: string(s.Format), NoKidAlias: n.noKid, CertificateDates: t.dates(), Entries: []StoreEntry{}}
 	var entries []*entry
 	for _, one := range s.Entries {
 		row := StoreEntry{
@@ -214,11 +216,19 @@ func (t TrustStore) set(s *truststore.Store, allow bool) *set {
 	return out.apart(allow)
 }
 
+// bound are the aliases that may sign.
+func (t TrustStore) bound() []string {
+	if t.NoKidAlias == "" {
+		return t.Aliases
+	}
+	return append(slices.Clone(t.Aliases), t.NoKidAlias)
+}
+
 // binds tells whether an entry that was left out is one of those bound.
 func (t TrustStore) binds(s *truststore.Store, left truststore.Skipped) bool {
-	return left.Alias != "" && slices.ContainsFunc(append(slices.Clone(t.Aliases), t.NoKidAlias), func(alias string) bool {
+	return left.Alias != "" && slices.ContainsFunc(t.bound(), func(alias string) bool {
 		_, skipped := s.Find(alias)
-		return alias != "" && skipped != nil && skipped.Alias == left.Alias
+		return skipped != nil && skipped.Alias == left.Alias
 	})
 }
 
@@ -228,7 +238,9 @@ type StoreState struct {
 	// Format is JKS, PKCS12, PEM or DER.
 	Format string `json:"format"`
 	// NoKidAlias is the alias that a token without a kid means.
-	NoKidAlias       string           `json:"no_kid_alias,omitempty"`
+	NoKidAlias string `json:"no_kid_alias,omitempty"`
+	// Missing are aliases that the configuration binds and that are gone.
+	Missing          []string         `json:"missing,omitempty"`
 	CertificateDates CertificateDates `json:"certificate_dates"`
 	Entries          []StoreEntry     `json:"entries"`
 }
@@ -283,6 +295,7 @@ func (k *Keys) Reread() error {
 	k.held.Store(&next)
 	k.memory.body = digest
 	_ = k.kept(nil)
+	k.warn(next.set)
 	if old != nil && old.set.digest != next.set.digest {
 		k.log.Info("keys changed", "truststore", k.cfg.TrustStore.Path, "keys", len(next.set.entries), "skipped", next.set.skipped)
 	}

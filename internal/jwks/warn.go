@@ -48,6 +48,9 @@ func (s *set) warnings(now time.Time) []string {
 	if s.store == nil {
 		return found
 	}
+	for _, alias := range s.store.Missing {
+		found = append(found, fmt.Sprintf("alias %q is bound and gone from %s", alias, s.store.Path))
+	}
 	for _, e := range s.store.Entries {
 		if e.Bound && e.Skipped != "" && e.Skipped != string(skipKnown) {
 			found = append(found, fmt.Sprintf("alias %q of %s is bound and can't sign: %s, %s", e.Alias, s.store.Path, e.Skipped, e.Detail))

@@ -82,6 +82,7 @@ func tool(t testing.TB, dir, stdin, name string, args ...string) string {
 	}
 	c := exec.Command(path, args...)
 	c.Dir, c.Stdin = dir, strings.NewReader(stdin)
+	c.Env = append(os.Environ(), "JAVA_TOOL_OPTIONS=-XX:TieredStopAtLevel=1 -XX:+UseSerialGC") // it starts sooner
 	out, err := c.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
