@@ -29,6 +29,8 @@ const (
 	corp = "https://idp.example/realms/corp"
 	away = "https://away.example" // its keys are never to be had
 
+	truststore = "../internal/truststore/testdata/wso2/client-truststore.p12"
+
 	secret = "correct-horse-battery-staple"
 	bearer = "bearer-of-the-app-0123456789"
 	idle   = "bearer-of-the-idle-987654321" // of a caller that may nothing of interest
@@ -41,6 +43,9 @@ server: {public_url: "https://introspect.example", pprof: true}
 issuers:
   - {name: corp, issuer: "` + corp + `", keys: {files: [%[1]s/keys.json]}}
   - {name: away, issuer: "` + away + `", keys: {jwks_url: "http://127.0.0.1:1/jwks.json"}}
+  - name: apim
+    issuer: https://apim.example
+    keys: {truststore: {path: ` + truststore + `, password: {file: %[1]s/store}, aliases: [wso2carbon, ExpiredCertKid, LegacyRootCA], no_kid_alias: gateway_certificate_alias}}
 callers:
   - id: app
     secrets: [{file: %[1]s/secret}]
@@ -77,7 +82,7 @@ type world struct {
 func newIssuer(t *testing.T) (*devissuer.Issuer, string) {
 	t.Helper()
 	issuer, dir := devissuer.New(corp, "ES256"), t.TempDir()
-	for name, content := range map[string]string{"keys.json": string(issuer.JWKS()), "secret": secret, "bearer": bearer, "idle": idle} {
+	for name, content := range map[string]string{"keys.json": string(issuer.JWKS()), "secret": secret, "bearer": bearer, "idle": idle, "store": "wso2carbon"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}

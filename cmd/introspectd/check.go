@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"introspectd/internal/config"
+	"introspectd/internal/introspect"
 	"introspectd/internal/jwks"
 )
 
@@ -28,10 +30,12 @@ func checkCommand(t terminal) *cobra.Command {
 			for _, warning := range cfg.Warnings() {
 				fmt.Fprintln(t.err, "warning: "+warning)
 			}
+			report := showStores
 			if online {
-				if err := checkKeys(c.Context(), t, cfg); err != nil {
-					return err
-				}
+				report = checkKeys
+			}
+			if err := report(c.Context(), t, cfg); err != nil {
+				return err
 			}
 			fmt.Fprintf(t.out, "%s is fine: %d issuers, %d callers, %d policies\n", s.path(t), len(cfg.Issuers), len(cfg.Callers), len(cfg.Policies))
 			return nil
@@ -69,6 +73,7 @@ func checkKeys(ctx context.Context, t terminal, cfg *config.Config) error {
 		for _, reason := range slices.Sorted(maps.Keys(state.Skipped)) {
 			fmt.Fprintf(t.out, "  skipped %d: %s\n", state.Skipped[reason], reason)
 		}
+		showStore(t, row.Name, keys[n])
 	}
 	if failed > 0 {
 		return failure{exitFailed, fmt.Errorf("the keys of %d issuers can't be had", failed)}
@@ -76,13 +81,72 @@ func checkKeys(ctx context.Context, t terminal, cfg *config.Config) error {
 	return nil
 }
 
+// showStores reports the keys that need no network: what is in trust stores,
+// and what is to be said of those in files.
+func showStores(_ context.Context, t terminal, cfg *config.Config) error {
+	for _, row := range cfg.Issuers {
+		if len(row.Keys.Files) == 0 && row.Keys.TrustStore.IsZero() {
+			continue
+		}
+		k, err := keysOf(t, row)
+		if err != nil {
+			return err
+		}
+		showStore(t, row.Name, k)
+	}
+	return nil
+}
+
+// showStore warns of an issuer's keys, and lists its trust store if it has one.
+func showStore(t terminal, name string, k *jwks.Keys) {
+	for _, warning := range k.Warnings() {
+		fmt.Fprintf(t.err, "warning: %s: %s\n", name, warning)
+	}
+	s := k.State().TrustStore
+	if s == nil {
+		return
+	}
+	fmt.Fprintf(t.out, "%s: trust store %s (%s), %d entries\n", name, s.Path, s.Format, len(s.Entries))
+	for _, e := range s.Entries {
+		use := "not bound"
+		switch {
+		case e.Skipped != "":
+			use = "left out"
+		case e.Bound && e.Outside(time.Now()) && s.CertificateDates == jwks.Enforce:
+			use = "out of date"
+		case e.Bound:
+			use = "signs"
+		}
+		line := fmt.Sprintf("  %-11s %q", use, e.Alias)
+		if e.Alias == s.NoKidAlias {
+			line += " and for tokens without a kid"
+		}
+		if !e.NotAfter.IsZero() {
+			line += fmt.Sprintf(", from %s to %s", e.NotBefore.UTC().Format(time.DateOnly), e.NotAfter.UTC().Format(time.DateOnly))
+		}
+		if e.Skipped != "" {
+			line += strings.TrimSuffix(": "+e.Skipped+", "+e.Detail, ", ")
+		}
+		fmt.Fprintln(t.out, line)
+	}
+}
+
+// keysOf makes the keys of one issuer, as for a look at them.
+func keysOf(t terminal, row introspect.IssuerConfig) (*jwks.Keys, error) {
+	k, err := jwks.New(row.Keys, jwks.Options{Name: row.Name, Issuer: row.Issuer, Log: quiet(t), Meter: noop.Meter{}})
+	if err != nil {
+		return nil, failure{exitUsage, fmt.Errorf("keys of issuer %s: %w", row.Name, err)}
+	}
+	return k, nil
+}
+
 // fetchAll makes the keys of every issuer and fetches them once, side by side.
 // The errors are per issuer; err is about the configuration.
 func fetchAll(ctx context.Context, t terminal, cfg *config.Config) (keys []*jwks.Keys, errs []error, err error) {
 	for _, row := range cfg.Issuers {
-		k, err := jwks.New(row.Keys, jwks.Options{Name: row.Name, Issuer: row.Issuer, Log: quiet(t), Meter: noop.Meter{}})
+		k, err := keysOf(t, row)
 		if err != nil {
-			return nil, nil, failure{exitUsage, fmt.Errorf("keys of issuer %s: %w", row.Name, err)}
+			return nil, nil, err
 		}
 		keys = append(keys, k)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -27,7 +28,9 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Values[testingT{}] = t
 			e.Setenv("GORACE", os.Getenv("GORACE"))
-			return nil
+			wso2, err := filepath.Abs("../../internal/truststore/testdata/wso2")
+			e.Setenv("WSO2", wso2)
+			return err
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"status": status,

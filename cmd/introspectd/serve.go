@@ -200,6 +200,7 @@ func (p *process) reload(load func() (*config.Config, error)) {
 	if err != nil {
 		p.reloaded.Store(0)
 		p.log.Error("reload refused; what runs goes on", "cause", err.Error())
+		p.reread()
 		return
 	}
 	p.reloaded.Store(1)

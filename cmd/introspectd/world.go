@@ -129,6 +129,14 @@ func (p *process) prune() {
 	}
 }
 
+// reread has the trust stores of the present world read again: an alias that is
+// gone refuses a reload, and its key has to end all the same.
+func (p *process) reread() {
+	for _, k := range p.current.Load().keys {
+		_ = k.keys.Reread() // what goes wrong is logged where it is read
+	}
+}
+
 func (p *process) gauges(meter metric.Meter) error {
 	if _, err := meter.Int64ObservableGauge("introspectd.config.last_reload_successful",
 		metric.WithDescription("1 unless the last reload was refused."),
@@ -309,7 +317,7 @@ func identityOf(row introspect.IssuerConfig) ([sha256.Size]byte, error) {
 	for _, f := range row.Keys.Files {
 		paths = append(paths, f.Path)
 	}
-	files := contentOf(append(paths, row.Keys.CA))
+	files := contentOf(append(paths, row.Keys.CA, row.Keys.TrustStore.Path, row.Keys.TrustStore.Password.File))
 	return sha256.Sum256(append(text, files[:]...)), nil
 }
 

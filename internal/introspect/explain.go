@@ -148,25 +148,13 @@ func detail(s verify.Step, v verify.Verdict, at time.Time) string {
 		}
 		return fmt.Sprintf("iss %q", v.ClaimedIssuer)
 	case verify.KeyFound:
-		return keyDetail(v)
+		if v.Issuer != nil {
+			return v.Issuer.Keys().Explain(v.Kid, v.Alg, v.KeyAsOf)
+		}
 	case verify.Times:
 		return fmt.Sprintf("iat %s, nbf %s, exp %s, at %s", instant(v.IssuedAt), instant(v.NotBefore), instant(v.Expires), at.UTC().Format(time.RFC3339))
 	}
 	return ""
-}
-
-// keyDetail says where the key was looked for and what is there.
-func keyDetail(v verify.Verdict) string {
-	if v.Issuer == nil {
-		return ""
-	}
-	state := v.Issuer.Keys().State()
-	var there []string
-	for _, k := range state.Keys {
-		there = append(there, fmt.Sprintf("%q (%s)", k.Kid, strings.Join(k.Algs, " ")))
-	}
-	where := fmt.Sprintf("kid %q for %s in %s %s", v.Kid, v.Alg, state.Source, state.URL)
-	return strings.TrimSpace(where) + fmt.Sprintf("; there: %d keys %s", len(there), strings.Join(there, ", "))
 }
 
 func instant(seconds int64) string {

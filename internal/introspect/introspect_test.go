@@ -108,7 +108,7 @@ func (f *fixture) introspector(change func(*introspect.IssuerConfig)) *introspec
 	if change != nil {
 		change(&c)
 	}
-	keys, err := jwks.New(c.Keys, jwks.Options{Name: c.Name, Issuer: c.Issuer, Log: slog.New(slog.DiscardHandler), Meter: noop.Meter{}})
+	keys, err := jwks.New(c.Keys, jwks.Options{Name: c.Name, Issuer: c.Issuer, Log: slog.New(slog.DiscardHandler), Meter: noop.Meter{}, Now: f.clock})
 	if err != nil {
 		f.t.Fatal(err)
 	}

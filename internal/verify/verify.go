@@ -67,8 +67,9 @@ type Verdict struct {
 	ClaimedIssuer string
 	// Issuer is the configured issuer that iss named, nil when none.
 	Issuer *Issuer
-	// Key is the key that fitted kid and alg, nil when none did.
-	Key *jwks.Key
+	// Key is the key that fitted kid and alg as of KeyAsOf, nil when none did.
+	Key     *jwks.Key
+	KeyAsOf time.Time
 
 	// Claims is the verified map, only when Active.
 	Claims claims.Set
@@ -172,13 +173,22 @@ func (r *Reading) Verify(ctx context.Context, now time.Time) (Verdict, error) {
 		return r.verdict, nil
 	}
 	out, issuer := r.verdict, r.verdict.Issuer
-	// An expired token never causes a fetch, whatever kid it invents.
+	// An expired token never causes a fetch, whatever kid it invents. It is
+	// held against the keys of its own end: a certificate that has ended since
+	// must not make "unknown" of what is refused as expired anyway.
 	mayFetch := out.Expires > issuer.past(now)
+	out.KeyAsOf = now
+	if !mayFetch {
+		out.KeyAsOf = time.Unix(out.Expires, 0)
+	}
 	var err error
-	out.Key, err = issuer.keys.Find(ctx, out.Kid, out.Alg, mayFetch)
+	out.Key, err = issuer.keys.Find(ctx, out.Kid, out.Alg, out.KeyAsOf, mayFetch)
 	if err != nil {
 		out.Step = KeyFound
 		return out, fmt.Errorf("looking for a key of issuer %s: %w", issuer.config.Name, err)
+	}
+	if out.Key == nil && issuer.keys.Refuses(out.Kid, out.Alg) {
+		return out.refuse(KnownPublicKey, KeyFound, "the private half of the key is public, so anyone can sign with it"), nil
 	}
 	if out.Key == nil {
 		return out.refuse(UnknownKey, KeyFound, "no key of this issuer fits kid and alg"), nil
