@@ -73,7 +73,6 @@ func later(key string) (string, bool) {
 		"auth.cacheable":                                  "Cache-Control on the answers of /auth",
 		"callers[].profiles":                              "named outputs of /transform",
 		"errors":                                          "error bodies in the form of WSO2",
-		"issuers[].claims.preset":                         "ready-made claim mappings",
 		"issuers[].keys.allow_known_public_keys":          "the list of keys whose private half is public",
 		"issuers[].keys.truststore":                       "keys from JKS and PKCS#12 stores",
 		"profiles":                                        "named outputs of /transform",
