@@ -73,8 +73,6 @@ func later(key string) (string, bool) {
 		"auth.cacheable":                      "Cache-Control on the answers of /auth",
 		"callers[].profiles":                  "named outputs of /transform",
 		"errors":                              "error bodies in the form of WSO2",
-		"issuers[].claims.preset":             "ready-made claim mappings",
-		"issuers[].claims.rules":              "claim rules in CEL",
 		"profiles":                            "named outputs of /transform",
 		"server.ext_authz_grpc":               "Envoy's gRPC ext_authz",
 		"server.forwarded":                    "believing forwarded headers",

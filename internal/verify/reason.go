@@ -22,6 +22,7 @@ const (
 	ProofFailed
 	Revoked
 	KnownPublicKey
+	RuleFailed // said of a verified token whose claims make no sound identity
 )
 
 var reasonWords = [...]string{
@@ -41,6 +42,7 @@ var reasonWords = [...]string{
 	ProofFailed:         "proof_failed",
 	Revoked:             "revoked",
 	KnownPublicKey:      "known_public_key",
+	RuleFailed:          "rule_failed",
 }
 
 // String is the reason's word in logs and metric labels.
