@@ -159,7 +159,7 @@ func dropOver(b *bolt.Bucket, now time.Time, kept *tally) error {
 	var over [][]byte
 	err := eachRecord(b, func(name, stored []byte) error {
 		_, _, expires, err := decode(string(name), stored)
-		if err == nil && !now.Before(expires.Add(clockMargin)) {
+		if err == nil && droppable(name, expires, now) {
 			kept.remove(name, stored)
 			over = append(over, bytes.Clone(name))
 		}
@@ -171,6 +171,14 @@ func dropOver(b *bolt.Bucket, now time.Time, kept *tally) error {
 		}
 	}
 	return err
+}
+
+// droppable says whether what is over may go at now; a record stays a while.
+func droppable(name []byte, expires, now time.Time) bool {
+	if bytes.HasPrefix(name, []byte(recordPrefix)) {
+		expires = expires.Add(clockMargin)
+	}
+	return !now.Before(expires)
 }
 
 // eachRecord calls its argument for every stored record.

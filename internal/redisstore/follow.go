@@ -56,17 +56,6 @@ const (
 	skew = 5 * time.Minute
 )
 
-var (
-	errEmpty = errors.New("redis has no list, and revocation.require_existing forbids to begin one")
-	errLost  = errors.New("redis has lost its list, and other replicas are about to write it back")
-)
-
-// What the wait for other replicas comes to, where they are silent and at most.
-const (
-	silentFor = 5 * time.Second
-	waitFor   = 3 * silentFor
-)
-
 // follower keeps Records in step with a Feed. It belongs to one goroutine.
 //
 // A record leaves Records by its own end, never because Redis has lost it: what
@@ -158,96 +147,6 @@ func (w *follower) due() bool {
 
 // othersDue says whether it is time to write back what other replicas wrote.
 func (w *follower) othersDue() bool { return !w.others.IsZero() && !time.Now().Before(w.others) }
-
-// begin reads the stream's end, then the set: what is appended in between is
-// read again by poll.
-func (w *follower) begin(ctx context.Context) error {
-	tail, err := w.store.client.XRevRangeN(ctx, w.stream, "+", "-", 16).Result()
-	if err != nil {
-		return w.heal(ctx, w.stream, err)
-	}
-	w.last = "0-0"
-	if len(tail) > 0 {
-		w.last = tail[0].ID
-	}
-	found, err := w.readSet(ctx)
-	if err != nil {
-		return w.heal(ctx, w.set, err)
-	}
-	if !w.marked && w.unfamiliar.IsZero() {
-		if w.waiting.others(w.newest(tail), w.pace().MaxDelay) {
-			return errLost
-		}
-		if err := w.adopt(ctx, len(found)); err != nil {
-			return err
-		}
-	}
-	w.begun = true
-	return w.writeBack(ctx, found)
-}
-
-// newest is the id of the last message that a fleet with our seal keys wrote,
-// empty for none.
-func (w *follower) newest(tail []redis.XMessage) string {
-	for _, m := range tail {
-		if w.familiar(m) {
-			return m.ID
-		}
-	}
-	return ""
-}
-
-// wait is how long others have been waited for.
-type wait struct {
-	newest       string
-	since, moved time.Time
-}
-
-// others says whether another replica lives that may hold what the set has
-// lost: messages come, or it is too early to tell.
-func (w *wait) others(newest string, maxDelay time.Duration) bool {
-	if newest == "" {
-		return false
-	}
-	now := time.Now()
-	if w.since.IsZero() {
-		w.since = now
-	}
-	if newest != w.newest {
-		w.newest, w.moved = newest, now
-	}
-	return now.Sub(w.moved) < max(silentFor, 2*maxDelay) && now.Sub(w.since) < max(waitFor, 6*maxDelay)
-}
-
-// adopt takes a set that is not known to be whole for the list, where nobody is
-// left who could complete it.
-func (w *follower) adopt(ctx context.Context, found int) error {
-	if w.records.Held() {
-		return nil // ours will be written
-	}
-	if w.pace().RequireExisting {
-		w.metrics.add(ctx, "empty_refused", 1)
-		return errEmpty
-	}
-	w.metrics.add(ctx, "empty_adopted", 1)
-	w.store.log.Warn("redis has no whole list of revocations, and this replica held none before: it begins with what is there", "revocations", found)
-	return nil
-}
-
-// familiar says whether a message was written by a fleet with our seal keys.
-func (w *follower) familiar(m redis.XMessage) bool {
-	body, _ := m.Values[fieldBody].(string)
-	var err error
-	switch kind, _ := m.Values[fieldKind].(string); kind {
-	case heartbeatKind:
-		_, err = w.store.box.Open(seal.Heartbeat, w.stream, []byte(body))
-	case recordKind:
-		_, _, _, err = w.open(body)
-	default:
-		return false
-	}
-	return err == nil
-}
 
 // poll writes a heartbeat, if one is due, and reads what is new.
 func (w *follower) poll(ctx context.Context) error {
