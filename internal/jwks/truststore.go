@@ -164,7 +164,7 @@ func (t TrustStore) read(password string) (s *truststore.Store, digest [32]byte,
 	if s, err = truststore.Read(body, password); err != nil {
 		return nil, digest, fmt.Errorf("trust store %s: %w", t.Path, err)
 	}
-	return s, sha256.Sum256(append(body, password...)), nil
+	return s, sha256.Sum256(slices.Concat(body, []byte(password))), nil
 }
 
 // set binds the entries of a store: those of Aliases, and of NoKidAlias, are

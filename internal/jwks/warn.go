@@ -36,7 +36,7 @@ func (s *set) warnings(now time.Time) []string {
 		if e.known != "" {
 			found = append(found, fmt.Sprintf("INSECURE allow_known_public_keys: anyone can sign with the key of kid %q, whose private half is public (a WSO2 default of %s)", e.name(), e.known))
 		}
-		if outside := e.outside(now); outside != "" && s.store != nil && s.store.CertificateDates != IgnoreDates || outside != "" && s.store == nil {
+		if outside := e.outside(now); outside != "" && (s.store == nil || s.store.CertificateDates != IgnoreDates) {
 			found = append(found, fmt.Sprintf("the certificate of kid %q %s: %s", e.name(), outside, s.consequence()))
 		}
 	}

@@ -195,15 +195,18 @@ func (m macData) iterations() (int, error) {
 const maxIterations = 1_000_000
 
 func (p *parsed) affordable() error {
-	sum := uint64(p.macs)
+	counts := []int{p.macs}
 	for _, c := range p.contents {
 		if c.scheme != nil {
-			sum += uint64(c.scheme.iterations)
+			counts = append(counts, c.scheme.iterations)
 		}
-		// Sums of a few such numbers don't wrap around.
-		if sum > maxIterations {
+	}
+	left := maxIterations
+	for _, n := range counts {
+		if n > left {
 			return fmt.Errorf("more than %d iterations to derive its keys: this would hold up the start", maxIterations)
 		}
+		left -= n
 	}
 	return nil
 }
@@ -242,7 +245,8 @@ func badMAC(body []byte, password string) bool {
 }
 
 // bags reads one part's bags; a bag that can't be read is left out.
-func (s *Store) bags(plain []byte) (bags []safeBag, err error) {
+func (s *Store) bags(plain []byte) ([]safeBag, error) {
+	var bags []safeBag
 	var raws []asn1.RawValue
 	if whole(plain, &raws) != nil {
 		return nil, errShape
@@ -250,12 +254,13 @@ func (s *Store) bags(plain []byte) (bags []safeBag, err error) {
 	for _, raw := range raws {
 		var bag safeBag
 		if whole(raw.FullBytes, &bag) != nil {
-			err = s.skip("", Malformed, "not a readable entry")
-		} else if len(bags) == maxEntries {
-			err = errTooMany
+			if err := s.skip("", Malformed, "not a readable entry"); err != nil {
+				return nil, err
+			}
+			continue
 		}
-		if err != nil {
-			return nil, err
+		if len(bags) == maxEntries {
+			return nil, errTooMany
 		}
 		bags = append(bags, bag)
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/base64"
 	"encoding/binary"
@@ -428,33 +429,97 @@ func TestOneBadEntry(t *testing.T) {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 	})
-	name := func(text string) (utf16 []byte) {
-		for _, c := range []byte(text) {
-			utf16 = append(utf16, 0, c)
-		}
-		return utf16
+}
+
+// A bag and an attribute of RFC 7292, to be made by hand.
+type (
+	bag struct {
+		ID         asn1.ObjectIdentifier
+		Value      asn1.RawValue
+		Attributes []asn1.RawValue `asn1:"set,omitempty"`
 	}
-	for _, row := range []struct {
-		name     string
-		old, new []byte
-	}{
-		{"a name of half a character", name("stone"), append([]byte{0xd8, 0x00}, name("tone")...)},
-		{"a name in UTF-8", append([]byte{0x1e, 10}, name("stone")...), append([]byte{0x0c, 10}, name("stone")...)},
+	attribute struct {
+		ID     asn1.ObjectIdentifier
+		Values []asn1.RawValue `asn1:"set"`
+	}
+	contentInfo struct {
+		ID      asn1.ObjectIdentifier
+		Content asn1.RawValue
+	}
+)
+
+var (
+	oidData         = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 1}
+	oidCertBag      = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 12, 10, 1, 3}
+	oidCRLBag       = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 12, 10, 1, 4}
+	oidX509         = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 22, 1}
+	oidFriendlyName = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 20}
+)
+
+func explicit(value any) asn1.RawValue {
+	return asn1.RawValue{Class: asn1.ClassContextSpecific, IsCompound: true, Bytes: must(asn1.Marshal(value))}
+}
+
+func bmp(text string) asn1.RawValue {
+	v := asn1.RawValue{Tag: asn1.TagBMPString}
+	for _, c := range []byte(text) {
+		v.Bytes = append(v.Bytes, 0, c)
+	}
+	return v
+}
+
+func named(values ...asn1.RawValue) asn1.RawValue {
+	return asn1.RawValue{FullBytes: must(asn1.Marshal(attribute{oidFriendlyName, values}))}
+}
+
+func certBag(c *x509.Certificate, attributes ...asn1.RawValue) bag {
+	return bag{oidCertBag, explicit(struct {
+		ID   asn1.ObjectIdentifier
+		Data asn1.RawValue
+	}{oidX509, explicit(c.Raw)}), attributes}
+}
+
+// handmade is a PKCS#12 store without a MAC of these bags.
+func handmade(bags ...any) []byte {
+	var raws []asn1.RawValue
+	for _, b := range bags {
+		raws = append(raws, asn1.RawValue{FullBytes: must(asn1.Marshal(b))})
+	}
+	parts := []contentInfo{{oidData, explicit(must(asn1.Marshal(raws)))}}
+	return must(asn1.Marshal(struct {
+		Version int
+		Safe    contentInfo
+	}{3, contentInfo{oidData, explicit(must(asn1.Marshal(parts)))}}))
+}
+
+// TestOddBags leaves each odd bag out, once, and takes the others.
+func TestOddBags(t *testing.T) {
+	good := certBag(certificate("good"), named(bmp("good")))
+	odd := certificate("odd")
+	for name, b := range map[string]any{
+		"no bag at all":        5,
+		"a CRL":                bag{oidCRLBag, explicit(5), nil},
+		"not a certificate":    bag{oidCertBag, explicit(5), nil},
+		"two names":            certBag(odd, named(bmp("a")), named(bmp("b"))),
+		"one name, two values": certBag(odd, named(bmp("a"), bmp("b"))),
+		"a name of no value":   certBag(odd, named()),
+		"a name in UTF-8":      certBag(odd, named(asn1.RawValue{Tag: asn1.TagUTF8String, Bytes: []byte("odd")})),
+		"half a character":     certBag(odd, named(asn1.RawValue{Tag: asn1.TagBMPString, Bytes: []byte{0, 'a', 0}})),
+		"half a pair":          certBag(odd, named(asn1.RawValue{Tag: asn1.TagBMPString, Bytes: []byte{0xd8, 0}})),
 	} {
-		t.Run("in a PKCS12, "+row.name, func(t *testing.T) {
-			body := must(pkcs12.Passwordless.EncodeTrustStoreEntries([]pkcs12.TrustStoreEntry{
-				{Cert: certificate("x"), FriendlyName: "stone"}, {Cert: good, FriendlyName: "good"},
-			}, ""))
-			altered := bytes.Replace(body, row.old, row.new, 1)
-			if bytes.Equal(altered, body) {
-				t.Fatal("there was nothing to alter")
-			}
-			s, err := truststore.Read(altered, "")
-			if err != nil || !cmp.Equal(picture(s), []string{"PKCS12", "good", "-  malformed"}) {
-				t.Errorf("got %v, %v, want the good one alone", s, err)
+		t.Run(name, func(t *testing.T) {
+			s, err := truststore.Read(handmade(b, good), "")
+			if err != nil || len(s.Skipped) != 1 || s.Skipped[0].Reason != truststore.Malformed || len(s.Entries) != 1 || s.Entries[0].Alias != "good" {
+				t.Errorf("got %+v, %v, want the good one alone and the other counted once", s, err)
 			}
 		})
 	}
+	t.Run("a name beyond the BMP", func(t *testing.T) {
+		key := asn1.RawValue{Tag: asn1.TagBMPString, Bytes: []byte{0xd8, 0x3d, 0xdd, 0x11}}
+		if s, err := truststore.Read(handmade(certBag(odd, named(key))), ""); err != nil || len(s.Entries) != 1 || s.Entries[0].Alias != "\U0001f511" {
+			t.Errorf("got %+v, %v, want the key", s, err)
+		}
+	})
 }
 
 // TestAliasesAlike refuses a store in which an alias has two meanings.
@@ -531,6 +596,7 @@ func TestHostileFiles(t *testing.T) {
 		{"JKS with data after its end", pad(jks(t, map[string]string{"a": "X.509:x"})), "do not fill"},
 		{"JKS with a crowd", jks(t, crowd), "more than 2000 entries"},
 		{"PKCS12 with a MAC of 8 million rounds", many(70_001, pkcs12.LegacyDES.WithRand(rand.Reader)), "iterations"},
+		{"PKCS12 of nothing but a MAC of 8 million rounds", hollow(t), "iterations"},
 		{"PKCS12 with 8 million rounds", many(70_002, pkcs12.Modern2023), "iterations"},
 		{"PKCS12 with a PBMAC1 of 8 million rounds", many(70_003, pkcs12.Modern2026), "iterations"},
 	} {
@@ -545,6 +611,28 @@ func TestHostileFiles(t *testing.T) {
 			}
 		})
 	}
+}
+
+// hollow is a store without a part, whose MAC takes 8 million rounds.
+func hollow(t *testing.T) []byte {
+	t.Helper()
+	type digest struct {
+		Algorithm pkix.AlgorithmIdentifier
+		Digest    []byte
+	}
+	return must(asn1.Marshal(struct {
+		Version int
+		Safe    contentInfo
+		MAC     struct {
+			Mac        digest
+			Salt       []byte
+			Iterations int
+		}
+	}{3, contentInfo{oidData, explicit(must(asn1.Marshal([]contentInfo{})))}, struct {
+		Mac        digest
+		Salt       []byte
+		Iterations int
+	}{digest{pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 3, 14, 3, 2, 26}}, make([]byte, 20)}, make([]byte, 8), 8_000_000}}))
 }
 
 // TestTruncated cuts good stores short at every place.
