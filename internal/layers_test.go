@@ -38,6 +38,7 @@ var allowed = map[string][]string{
 	"internal/redistest":  {},
 	"internal/revoke":     {},
 	"internal/seal":       {},
+	"internal/sign":       {"internal/claims"},
 	"internal/telemetry":  {},
 	"api":                 {},
 	"loadtest":            {"internal/devissuer", "internal/redistest"},
