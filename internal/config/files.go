@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 )
 
 // Files lists, in order and once each, every file that was read, is named, or
@@ -29,6 +30,9 @@ func (c *Config) Files() []string {
 			add(file.Path)
 		}
 		add(row.Keys.CA)
+	}
+	for _, name := range c.Signing.Files() {
+		add(name)
 	}
 	add(c.Server.TLS.Certificate)
 	add(c.Server.TLS.Key)
@@ -66,6 +70,7 @@ func (c *Config) Warnings() []string {
 			found = append(found, fmt.Sprintf("INSECURE issuers[%d].keys.allow_http is on: who can change the traffic to the keys of %s can sign tokens in its name", i, row.Name))
 		}
 	}
+	found = append(found, c.Signing.Warnings(time.Now())...)
 	private := c.secretFiles()
 	private["server.tls.key"] = c.Server.TLS.Key
 	keys := make([]string, 0, len(private))

@@ -71,16 +71,14 @@ func isUnmarshaler(t reflect.Type) bool {
 func later(key string) (string, bool) {
 	purpose, ok := map[string]string{
 		"auth.cacheable":                                  "Cache-Control on the answers of /auth",
-		"callers[].profiles":                              "named outputs of /transform",
 		"errors":                                          "error bodies in the form of WSO2",
 		"issuers[].claims.preset":                         "ready-made claim mappings",
 		"issuers[].claims.rules":                          "claim rules in CEL",
 		"issuers[].keys.allow_known_public_keys":          "the list of keys whose private half is public",
 		"issuers[].keys.truststore":                       "keys from JKS and PKCS#12 stores",
-		"profiles":                                        "named outputs of /transform",
+		"profiles[].rules":                                "claim rules in CEL",
 		"server.ext_authz_grpc":                           "Envoy's gRPC ext_authz",
 		"server.forwarded":                                "believing forwarded headers",
-		"signing":                                         "our own signing keys",
 		"callers[].methods[]=private_key_jwt":             "authentication by a signed assertion",
 		"callers[].methods[]=tls_client_auth":             "authentication by a client certificate",
 		"callers[].methods[]=self_signed_tls_client_auth": "authentication by a client certificate",

@@ -21,6 +21,7 @@ const (
 	InsufficientScope
 	ProofFailed
 	Revoked
+	RuleFailed
 )
 
 var reasonWords = [...]string{
@@ -39,6 +40,7 @@ var reasonWords = [...]string{
 	InsufficientScope:   "insufficient_scope",
 	ProofFailed:         "proof_failed",
 	Revoked:             "revoked",
+	RuleFailed:          "rule_failed",
 }
 
 // String is the reason's word in logs and metric labels.
