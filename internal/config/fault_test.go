@@ -150,9 +150,21 @@ func TestFaults(t *testing.T) {
 				"c.yaml:9:53: callers[0].methods[2]: tls_client_auth is not built yet: authentication by a client certificate",
 		},
 		{
-			name: "keys of an issuer", body: "issuers:\n  - name: corp\n    issuer: https://idp.example\n    keys:\n      discover: true\n      truststore: {path: a.jks}\n      allow_known_public_keys: true\n    claims:\n      preset: wso2\n      rules: []\n",
+			name: "keys of an issuer", body: "issuers:\n  - name: corp\n    issuer: https://idp.example\n    keys:\n      discover: true\n      truststore: {path: a.jks}\n      allow_known_public_keys: true\n    claims:\n      preset: wso2\n",
 			want: "c.yaml:6:7: issuers[0].keys.truststore: not built yet: keys from JKS and PKCS#12 stores\nc.yaml:7:7: issuers[0].keys.allow_known_public_keys: not built yet: the list of keys whose private half is public\n" +
-				"c.yaml:9:7: issuers[0].claims.preset: not built yet: ready-made claim mappings\nc.yaml:10:7: issuers[0].claims.rules: not built yet: claim rules in CEL",
+				"c.yaml:9:7: issuers[0].claims.preset: not built yet: ready-made claim mappings",
+		},
+		{
+			name: "TRN-04 every rule at once",
+			body: "issuers:\n  - name: corp\n    issuer: https://idp.example\n    keys: {discover: true}\n    claims:\n      rules:\n        - {set: sub, value: claims.uid}\n        - {drop: a, require: b}\n        - set: groups\n          value: |\n            claims.groups\n              .filter(g, g.startWith(\"x\"))\n              .map(g, clams.prefix + g)\n        - {require: size(claims), message: no, valeu: 1}\n",
+			want: "c.yaml:7:12: issuers[0].claims.rules[0].set: sub is reserved; only an issuer's claims.allow_reserved can free it\n" +
+				"c.yaml:8:11: issuers[0].claims.rules[1]: expected exactly one of set, drop and require, there are 2\n" +
+				"c.yaml:8:11: issuers[0].claims.rules[1].message: expected what the log shows when the rule does not hold\n" +
+				"c.yaml:8:21: issuers[0].claims.rules[1].require: line 1, column 1: undeclared reference to 'b'\n" +
+				"c.yaml:10:11: issuers[0].claims.rules[2].value: line 2, column 25: undeclared reference to 'startWith'; did you mean startsWith?\n" +
+				"c.yaml:10:11: issuers[0].claims.rules[2].value: line 3, column 11: undeclared reference to 'clams'; did you mean claims?\n" +
+				"c.yaml:14:12: issuers[0].claims.rules[3].require: expected an expression that is true or false, got one that is int\n" +
+				"c.yaml:14:48: issuers[0].claims.rules[3].valeu: unknown key; did you mean value?",
 		},
 
 		// Between the sections.

@@ -87,6 +87,9 @@ func (p *parameters) check() *problem {
 func (o outcome) judged(a introspect.Answer, reason verify.Reason, active bool) outcome {
 	o.isVerdict, o.active = true, active
 	o.reason, o.issuer, o.ref = reason.String(), a.Issuer(), a.Ref()
+	if a.Note() != "" {
+		o.note = a.Note()
+	}
 	return o
 }
 

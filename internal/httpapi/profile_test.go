@@ -25,6 +25,7 @@ import (
 	"introspectd/internal/introspect"
 	"introspectd/internal/memstore"
 	ours "introspectd/internal/sign"
+	"introspectd/internal/transform"
 )
 
 const (
@@ -209,10 +210,38 @@ func TestProfiles(t *testing.T) {
 			}
 			if !fits {
 				f.wantReason(t, "rule_failed", "corp")
-				if last := f.last(); last["profile"] != "plain" || last["note"] != "the claims come to more than 16384 bytes" {
+				if last := f.last(); last["profile"] != "plain" || last["note"] != "the claims are larger than 16384 bytes" {
 					t.Errorf("TRN-04 logged %v, want why and in which profile", last)
 				}
 			}
+		}
+	})
+	t.Run("TRN-04 TRN-05 the profile's rules, after its map", func(t *testing.T) {
+		f := newFixture(t, signing, func(s *setup) {
+			listed := &s.profiles[1]
+			listed.Rules = []transform.Rule{
+				{Require: `claims.unit.startsWith("raw-claim-")`, Message: "only some units"},
+				{Set: "unit", Value: `claims.unit.upperAscii()`},
+				{Set: "http://wso2.org/claims/role", Value: `claims.?realm_access.?roles.orValue([]).join(",")`},
+				{Drop: "realm_access"},
+			}
+			listed.Claims.Names = append(listed.Claims.Names, "http://wso2.org/claims/role", "realm_access")
+		})
+		ask := func(more string) response {
+			return f.post("/transform", form("token", sign1(now, more), "profile", "listed"), as("orders")...)
+		}
+		want := fmt.Sprintf(`"claims":{"token_type":"Bearer","exp":%d,"iss":"%s","unit":"RAW-CLAIM-SALES","http://wso2.org/claims/role":"a,b"}}`, now+600, corpIss)
+		if got := ask(`,"department":"raw-claim-sales","realm_access":{"roles":["a","b"]}`).wantActive(t); !strings.HasSuffix(got.body, want) {
+			t.Errorf("got %s\nwant its end %s", got.body, want)
+		}
+		for more, note := range map[string]string{`,"department":"other"`: "rules[0]: only some units", "": "rules[0]: the expression failed"} {
+			ask(more).want(t, http.StatusOK, inactive)
+			f.wantReason(t, "rule_failed", "corp")
+			if last := f.last(); last["note"] != note || last["profile"] != "listed" {
+				t.Errorf("logged %v, want the note %q", last, note)
+			}
+			f.get("/auth/with-listed", sign1(now, more)).wantStatus(t, http.StatusUnauthorized).wantHeader(t, "X-Jwt-Assertion").wantHeader(t, "X-Auth-Subject")
+			f.ask("orders", "/transform", sign1(now, more)).wantActive(t)
 		}
 	})
 	t.Run("TRN-04 what the shape requires and isn't there", func(t *testing.T) {

@@ -23,6 +23,7 @@ type Answer struct {
 	marks    []byte // see marksOf
 	spans    []byte // ends of names and values in body, see entryHead
 	body     []byte
+	note     string // see Note
 }
 
 // Active says whether the token is good, to anyone who may be told at all.
@@ -30,6 +31,10 @@ func (a Answer) Active() bool { return a.active }
 
 // Reason is why it is not, for logs and metrics alone.
 func (a Answer) Reason() verify.Reason { return a.reason }
+
+// Note tells the log more of Reason: which rule, and its author's own words. It
+// holds nothing of the token, and is empty for most reasons.
+func (a Answer) Note() string { return a.note }
 
 // Issuer is the configured name of the issuer, empty when iss named none.
 func (a Answer) Issuer() string {

@@ -26,6 +26,7 @@ type entryHead struct {
 	issuedAt    int64
 	alg         []byte
 	marks       []byte // what revocations may know an active token by
+	note        string // of a refused token: more of its reason
 }
 
 // An entry is:
@@ -37,7 +38,7 @@ type entryHead struct {
 //	marks, of an active verdict only                 marksSize bytes
 //	members                                          2 bytes of count
 //	for each: end of its name, end of its value      2 bytes each, from the body's start
-//	body                                             the JSON object
+//	body                                             the JSON object; of a refused token, the note
 const (
 	digestsAt = 3
 	timesAt   = digestsAt + 3*sha256.Size
@@ -66,7 +67,7 @@ func (e *entryHead) encode(alg string, doc document) []byte {
 		dst = binary.BigEndian.AppendUint16(dst, s.name)
 		dst = binary.BigEndian.AppendUint16(dst, s.value)
 	}
-	return append(dst, doc.body...)
+	return append(append(dst, doc.body...), e.note...)
 }
 
 // readEntry reads what encode wrote; ok is false for anything else. The answer
@@ -100,6 +101,9 @@ func readEntry(entry []byte) (a Answer, e entryHead, ok bool) {
 	a = Answer{
 		active: e.active, reason: e.reason, input: e.input, expires: e.expires, issuedAt: e.issuedAt,
 		marks: e.marks, spans: rest[:spans], body: rest[spans:],
+	}
+	if !e.active {
+		a.note, a.body = string(a.body), nil
 	}
 	return a, e, a.sound()
 }

@@ -282,7 +282,7 @@ func (in *Introspector) answer(ctx context.Context, token string, v verify.Verdi
 	}
 	if v.Active {
 		meaning, problem := i.rules.Apply(v.Claims)
-		if problem == "" {
+		if problem == nil {
 			in.metrics.dropped(ctx, i.verify.Name(), "scope", meaning.DroppedScopes)
 			doc := render(meaning, v)
 			for _, name := range doc.dropped {
@@ -294,8 +294,14 @@ func (in *Introspector) answer(ctx context.Context, token string, v verify.Verdi
 			}
 		}
 		e.reason = verify.BadClaims
+		if problem != nil {
+			e.note = problem.Note
+			if problem.ByRule {
+				e.reason = verify.RuleFailed
+			}
+		}
 	}
-	a = Answer{issuer: i, reason: e.reason, input: e.input}
+	a = Answer{issuer: i, reason: e.reason, input: e.input, note: e.note}
 	if v.Step < verify.Signature {
 		return a, nil, 0
 	}

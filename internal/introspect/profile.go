@@ -14,10 +14,12 @@ import (
 type Mapping struct {
 	// Map moves claims to other names; unmapped ones stay.
 	Map []transform.Rename `koanf:"map"`
+	// Rules are applied in order to what Map made.
+	Rules []transform.Rule `koanf:"rules"`
 }
 
-// rules is the mapping in the form of an issuer's: nothing reserved is freed.
-func (m Mapping) config() transform.Config { return transform.Config{Map: m.Map} }
+// config is the mapping in the form of an issuer's: nothing reserved is freed.
+func (m Mapping) config() transform.Config { return transform.Config{Map: m.Map, Rules: m.Rules} }
 
 // Check reports every fault of m.
 func (m Mapping) Check(fault func(key, problem string)) { m.config().Check(fault) }
@@ -47,11 +49,12 @@ func (p *Profile) Claims(a Answer) (shown claims.Set, problem string) {
 	if err != nil {
 		return nil, "the answer is not one strict JSON object"
 	}
-	mapped, problem := p.rules.Apply(set)
-	if problem != "" {
-		return nil, problem
+	set = slices.DeleteFunc(set, func(m claims.Member) bool { return m.Name == "active" }) // no claim
+	mapped, failed := p.rules.Claims(set)
+	if failed != nil {
+		return nil, failed.Note
 	}
-	if shown, problem = p.shape.apply(p.view.only(mapped.Claims)); problem != "" {
+	if shown, problem = p.shape.apply(p.view.only(mapped)); problem != "" {
 		return nil, problem
 	}
 	size := 0
@@ -59,7 +62,7 @@ func (p *Profile) Claims(a Answer) (shown claims.Set, problem string) {
 		size += len(m.Name) + len(m.Value)
 	}
 	if size > maxShown {
-		return nil, fmt.Sprintf("the claims come to more than %d bytes", maxShown)
+		return nil, fmt.Sprintf("the claims are larger than %d bytes", maxShown)
 	}
 	return shown, ""
 }

@@ -81,7 +81,7 @@ type field struct {
 const dialect = "http://wso2.org/claims/"
 
 var shapes = map[Shape]*shape{
-	Plain: {typ: "introspectd-assertion+jwt", header: "X-JWT-Assertion", left: []string{"active"}},
+	Plain: {typ: "introspectd-assertion+jwt", header: "X-JWT-Assertion", },
 
 	// What needs the API or WSO2's own subscription store (apiname, apicontext,
 	// version, the subscription's tier, tenant ids) is left out.
@@ -100,7 +100,7 @@ var shapes = map[Shape]*shape{
 		},
 		left: []string{
 			"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "application", "tierInfo", "subscribedAPIs",
-			"active", "token_type", "cnf",
+			"token_type", "cnf",
 		},
 	},
 
@@ -118,7 +118,7 @@ var shapes = map[Shape]*shape{
 			{name: "auth_time", from: []string{"auth_time"}, into: "rctx"},
 		},
 		left: []string{
-			"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "active", "token_type", "cnf",
+			"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "token_type", "cnf",
 			"txn", "scope", "client_id", "username", "acr", "amr", "auth_time", "req_wl",
 		},
 		objects: []string{"tctx", "rctx"}, rest: "tctx", unique: []string{"txn"}, requester: "req_wl",

@@ -1,10 +1,10 @@
 package transform
 
-// Config says how one issuer's claims are renamed and where the computed
-// members of an answer come from.
+// Config says how one issuer's claims are renamed and derived, and where the
+// computed members of an answer come from.
 type Config struct {
-	// Scope names the claims that scopes are read from, after Map; the first
-	// present one wins.
+	// Scope names the claims that scopes are read from, after Map and Rules; the
+	// first present one wins.
 	Scope []string `koanf:"scope" default:"[scope, scp]"`
 	// ClientID names the claims that client_id is read from; the first string
 	// wins.
@@ -12,14 +12,37 @@ type Config struct {
 	// Username names the claims that username is read from; the first string
 	// wins.
 	Username []string `koanf:"username" default:"[preferred_username, username, upn, \"cognito:username\"]"`
+	// Preset names the vendor whose tokens these are. Its settings stand in the
+	// fields here once it was applied; the name itself changes nothing.
+	Preset PresetName
 	// Map moves top-level claims to other names; unmapped ones stay.
 	Map []Rename `koanf:"map"`
-	// AllowReserved frees sub, jti or aud as targets of Map.
+	// AllowReserved frees sub, jti or aud as targets of Map and Rules.
 	AllowReserved []string `koanf:"allow_reserved"`
+	// Rules are applied in order to what Map made of the claims.
+	Rules []Rule `koanf:"rules"`
+	// PresetRules are the preset's, which come before Rules. They have no key of
+	// their own.
+	PresetRules []Rule
 }
 
 // Rename moves the claim RemoteClaim, as the issuer names it, to LocalClaim.
 type Rename struct {
 	RemoteClaim string `koanf:"remote_claim"`
 	LocalClaim  string `koanf:"local_claim"`
+}
+
+// Rule is exactly one of three: Set with Value, Drop, or Require with Message.
+// Value and Require are CEL over one variable, claims.
+type Rule struct {
+	// Set names the claim that is given what Value evaluates to: any JSON value,
+	// null too. An optional without a value leaves the claim as it was.
+	Set   string `koanf:"set"`
+	Value string `koanf:"value"`
+	// Drop names the claim that is taken away, if it is there.
+	Drop string `koanf:"drop"`
+	// Require must evaluate to true; Message tells the log that it did not, and
+	// never the caller.
+	Require string `koanf:"require"`
+	Message string `koanf:"message"`
 }

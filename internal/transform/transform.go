@@ -8,8 +8,32 @@
 // order of its rows means nothing and two claims can change places. Where a
 // target's name is taken by a claim that nobody moves, the map wins.
 //
+// Rules are the opposite: ordered, and each sees what the ones before it made.
+// They are CEL, compiled when the configuration is loaded. What a rule makes is
+// written as JSON before the next one reads it, so that every rule sees exactly
+// what would be answered. A map without rules never comes near CEL.
+//
 // Protected claims are copied, never moved or dropped: dates, identity and
 // binding stay what was signed (RFC 7519 section 4.1, RFC 7800).
+//
+// null is a value like any other, and a rule may write it. A rule that has
+// nothing to write says so with an optional without a value, as claims.?a.?b is
+// where there is no b; its claim then stays as it was, like the target of a map
+// whose source is absent.
+//
+// Values that a rule only hands on keep their JSON text. Integers are 64 bits
+// wide; larger ones, which no CEL number holds, can be handed on as part of an
+// object or array, and fail a rule that looks at them. Other numbers are
+// doubles, and are written as such: 1.0 stays 1.0.
+//
+// Everything is deterministic: an object's members are walked in the order of
+// the token, those of a map that a rule makes in the order of their names.
+//
+// A bound stands before each operation whose cost is not that of its operands,
+// not only after it. CEL's own tracker counts what a call has cost once it is
+// done: one replace on a hostile claim would have made its 36 MB by then, and
+// one distinct compared its 20 million pairs. Patterns of regular expressions
+// are texts in the rule, never claims: a token must not choose its own pattern.
 package transform
 
 import (
@@ -21,6 +45,10 @@ import (
 
 	"introspectd/internal/claims"
 )
+
+// maxOutput bounds the claims that a map or rules make, in bytes of JSON: one
+// claim can be answered under many names.
+const maxOutput = 16 << 10
 
 // protected names are never moved or dropped, and written only where
 // AllowReserved frees them.
@@ -36,6 +64,7 @@ type Rules struct {
 	targets                   map[string]string // remote claim by local claim
 	order                     []string          // local claims, in the order written
 	moved                     map[string]bool
+	rules                     []rule
 }
 
 // Result is what a token's claims mean.
@@ -50,6 +79,18 @@ type Result struct {
 	DroppedScopes int
 	// ClientID and Username are empty when no source has them.
 	ClientID, Username string
+}
+
+// Problem says that no sound identity comes of a token's claims, so that it
+// must be refused (a partial identity is never made). It is nil for none.
+type Problem struct {
+	// ByRule tells a rule that failed from a map that did.
+	ByRule bool
+	// Note is for the log: which rule, and the operator's own words. It holds
+	// nothing of the token.
+	Note string
+	// Detail is for explanations alone: it may show claims.
+	Detail string
 }
 
 // Check reports every fault of c.
@@ -69,9 +110,7 @@ func (c Config) Check(fault func(key, problem string)) {
 			fault(key+"local_claim", "expected the name it is answered under")
 			continue
 		}
-		if slices.Contains(protected, r.LocalClaim) && !slices.Contains(c.AllowReserved, r.LocalClaim) {
-			fault(key+"local_claim", fmt.Sprintf("%s is reserved%s", r.LocalClaim, hint(r.LocalClaim)))
-		}
+		c.checkTarget(r.LocalClaim, func(problem string) { fault(key+"local_claim", problem) })
 		if first, ok := taken[r.LocalClaim]; ok {
 			fault(key+"local_claim", fmt.Sprintf("%q is already the target of map[%d]", r.LocalClaim, first))
 		}
@@ -82,20 +121,28 @@ func (c Config) Check(fault func(key, problem string)) {
 			fault(key, "expected claim names, got an empty one")
 		}
 	}
+	c.checkRules(fault)
 }
 
-func hint(name string) string {
-	if slices.Contains(freeable, name) {
-		return "; claims.allow_reserved can free it"
+// checkTarget reports a name that neither map nor rules may write.
+func (c Config) checkTarget(name string, fault func(problem string)) {
+	if !slices.Contains(protected, name) || slices.Contains(c.AllowReserved, name) {
+		return
 	}
-	return ""
+	if slices.Contains(freeable, name) {
+		fault(name + " is reserved; only an issuer's claims.allow_reserved can free it")
+		return
+	}
+	fault(name + " is reserved")
 }
 
-// New compiles a checked configuration.
+// New compiles a checked configuration. A rule that can't be compiled fails
+// every token.
 func New(c Config) *Rules {
 	r := &Rules{
 		scope: c.Scope, clientID: c.ClientID, username: c.Username,
 		targets: make(map[string]string, len(c.Map)), moved: make(map[string]bool, len(c.Map)),
+		rules: compile(c),
 	}
 	for _, m := range c.Map {
 		r.targets[m.LocalClaim] = m.RemoteClaim
@@ -105,16 +152,10 @@ func New(c Config) *Rules {
 	return r
 }
 
-// Apply returns what the verified claims in set mean. A problem that is not
-// empty says that no sound identity comes of them: a mapped sub, jti or aud is
-// not of its type, and the token must be refused (a partial identity is never
-// made).
-func (r *Rules) Apply(set claims.Set) (out Result, problem string) {
-	out.Claims = set
-	if len(r.order) > 0 {
-		if out.Claims, problem = r.rename(set); problem != "" {
-			return Result{}, problem
-		}
+// Apply returns what the verified claims in set mean.
+func (r *Rules) Apply(set claims.Set) (out Result, problem *Problem) {
+	if out.Claims, problem = r.Claims(set); problem != nil {
+		return Result{}, problem
 	}
 	out.Scope, out.DroppedScopes = scopes(out.Claims, r.scope)
 	out.ClientID = firstString(out.Claims, r.clientID)
@@ -122,12 +163,56 @@ func (r *Rules) Apply(set claims.Set) (out Result, problem string) {
 	if sub := firstString(out.Claims, []string{"sub"}); sub != "" && sub == out.ClientID || ofApplication(set) {
 		out.Username = ""
 	}
-	return out, ""
+	return out, nil
+}
+
+// Claims is the part of Apply that makes claims out of claims, the map and the
+// rules alone.
+func (r *Rules) Claims(set claims.Set) (claims.Set, *Problem) {
+	return r.claims(set, func(string) {})
+}
+
+// Explain applies the rules as Claims does, and returns a line for each that
+// was reached, with what it did.
+func (r *Rules) Explain(set claims.Set) (lines []string) {
+	_, _ = r.claims(set, func(line string) { lines = append(lines, line) })
+	return lines
+}
+
+func (r *Rules) claims(set claims.Set, told func(line string)) (claims.Set, *Problem) {
+	if len(r.order) == 0 && len(r.rules) == 0 {
+		return set, nil
+	}
+	var problem *Problem
+	if len(r.order) > 0 {
+		if set, problem = r.rename(set); problem != nil {
+			return nil, problem
+		}
+	}
+	if len(r.rules) > 0 {
+		if set, problem = r.follow(set, told); problem != nil {
+			return nil, problem
+		}
+	}
+	if size(set) > maxOutput {
+		text := fmt.Sprintf("the claims are larger than %d bytes", maxOutput)
+		return nil, &Problem{ByRule: len(r.rules) > 0, Note: text, Detail: text}
+	}
+	return set, nil
+}
+
+// size is the length of set as a JSON object, but for names that need escaping.
+func size(set claims.Set) int {
+	n := len("{}")
+	for _, m := range set {
+		n += len(`"":,`) + len(m.Name) + len(m.Value)
+	}
+	return n
 }
 
 // rename moves claims to their local names. A source that is absent leaves its
 // target as it was.
-func (r *Rules) rename(set claims.Set) (claims.Set, string) {
+func (r *Rules) rename(set claims.Set) (claims.Set, *Problem) {
 	out := make(claims.Set, 0, len(set)+len(r.order))
 	for _, m := range set {
 		source, mapped := r.targets[m.Name]
@@ -142,11 +227,12 @@ func (r *Rules) rename(set claims.Set) (claims.Set, string) {
 			continue
 		}
 		if slices.Contains(freeable, local) && !wellTyped(local, v) {
-			return nil, "a mapped " + local + " is not of its type"
+			text := "a mapped " + local + " is not of its type"
+			return nil, &Problem{Note: text, Detail: text}
 		}
 		out = append(out, claims.Member{Name: local, Value: v})
 	}
-	return out, ""
+	return out, nil
 }
 
 func wellTyped(name string, v jsontext.Value) bool {

@@ -21,7 +21,7 @@ const (
 	InsufficientScope
 	ProofFailed
 	Revoked
-	RuleFailed
+	RuleFailed // said of a verified token whose claims make no sound identity
 )
 
 var reasonWords = [...]string{

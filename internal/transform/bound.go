@@ -1,0 +1,300 @@
+package transform
+
+import (
+	"errors"
+	"math/bits"
+	"regexp"
+
+	"cel.dev/cel-go/common/functions"
+	"cel.dev/cel-go/common/operators"
+	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/common/types/ref"
+	"cel.dev/cel-go/common/types/traits"
+	"cel.dev/cel-go/interpreter"
+)
+
+// bounds are the functions whose work is not about the size of their operands,
+// and how much it is, in the cost units that CEL would charge for it
+// afterwards. program is the size of a regular expression.
+func bounds(function string) func(args []ref.Val, program int) int {
+	switch function {
+	case "distinct", "hasOnly", "hasAny", "hasAll", "hasExactly":
+		return func(args []ref.Val, _ int) int {
+			return product(length(args[0]), weight(args[len(args)-1])) / 2
+		}
+	case operators.Equals, operators.NotEquals, operators.In, "flatten", "format":
+		return func(args []ref.Val, _ int) int { return weight(args...) }
+	case "join":
+		return func(args []ref.Val, _ int) int {
+			separator := 0
+			if len(args) > 1 {
+				separator = length(args[1])
+			}
+			return weight(args[0]) + product(length(args[0]), separator)
+		}
+	case "replace":
+		return func(args []ref.Val, _ int) int {
+			return length(args[0]) + product(length(args[0])/max(1, length(args[1]))+1, length(args[2]))
+		}
+	case operators.Add:
+		// Lists are joined by reference. What they cost is how long they get.
+		return func(args []ref.Val, _ int) int {
+			if _, list := args[0].(traits.Lister); list {
+				return length(args[0]) + length(args[1])
+			}
+			return texts(args[0]) + texts(args[1])
+		}
+	case "sort", "@sortByAssociatedKeys", "reverse", "slice":
+		return func(args []ref.Val, _ int) int { return product(length(args[0]), bits.Len(uint(length(args[0])))) }
+	case "indexOf", "lastIndexOf":
+		return func(args []ref.Val, _ int) int { return product(length(args[0]), length(args[1])) / 10 }
+	case "matches", "regex.extract":
+		return func(args []ref.Val, program int) int { return product(length(args[0]), program) / 10 }
+	case "regex.extractAll", "regex.replace":
+		// Each match may have looked at all that is left: .*x over a text without x.
+		return func(args []ref.Val, program int) int {
+			n := length(args[0])
+			work := max(product(n, n)/100, product(n, program)/10)
+			if len(args) > 2 {
+				work += product(n+1, length(args[2])+1)
+			}
+			return work
+		}
+	}
+	return nil
+}
+
+// bound puts the bound of a function before its calls, and gives maps that a
+// rule makes an order.
+func (l *language) bound(i interpreter.InterpretableV2) (interpreter.InterpretableV2, error) {
+	if c, ok := i.(interpreter.InterpretableConstructor); ok && c.Type() == types.MapType {
+		return &sorted{c}, nil
+	}
+	call, ok := i.(interpreter.InterpretableCall)
+	if !ok {
+		return i, nil
+	}
+	b := &bounded{call: call, args: call.Args(), work: bounds(call.Function())}
+	if b.work == nil {
+		return i, nil
+	}
+	if searches(call.Function()) {
+		return b.search(l)
+	}
+	if _, list := b.args[len(b.args)-1].(interpreter.InterpretableConst); list && call.Function() == operators.In {
+		return i, nil // as long as the rule is, and CEL makes a set of it
+	}
+	if b.run = l.binding(call); b.run == nil {
+		return i, nil // evaluates to "no such overload"
+	}
+	return b, nil
+}
+
+// search is for calls that take a regular expression, which is written in the
+// rule.
+func (b *bounded) search(l *language) (interpreter.InterpretableV2, error) {
+	constant, _ := b.args[1].(interpreter.InterpretableConst)
+	if constant == nil {
+		return nil, errors.New("a regular expression has to be written in the rule")
+	}
+	text, _ := constant.Value().(types.String)
+	pattern, err := regexp.Compile(string(text))
+	if err != nil {
+		return nil, err
+	}
+	if b.program, err = types.RegexProgramSize(string(text)); err != nil {
+		return nil, err
+	}
+	b.run = l.binding(b.call)
+	if b.call.Function() == "matches" {
+		b.run = func(args ...ref.Val) ref.Val {
+			if s, ok := args[0].(types.String); ok {
+				return types.Bool(pattern.MatchString(string(s)))
+			}
+			return types.MaybeNoSuchOverloadErr(args[0])
+		}
+	}
+	return b, nil
+}
+
+// binding is what carries call out; nil where nothing does.
+func (l *language) binding(call interpreter.InterpretableCall) functions.FunctionOp {
+	switch call.Function() {
+	case operators.Equals:
+		return func(args ...ref.Val) ref.Val { return types.Equal(args[0], args[1]) }
+	case operators.NotEquals:
+		return func(args ...ref.Val) ref.Val { return types.Bool(types.Equal(args[0], args[1]) != types.True) }
+	}
+	all, err := l.env.Functions()[call.Function()].Bindings()
+	if err != nil {
+		return nil
+	}
+	for _, wanted := range []string{call.OverloadID(), call.Function()} {
+		for _, o := range all {
+			if o.Operator == wanted {
+				return operation(o, call.Function())
+			}
+		}
+	}
+	return nil
+}
+
+// operation is an overload for any number of arguments.
+func operation(o *functions.Overload, function string) functions.FunctionOp {
+	return func(args ...ref.Val) ref.Val {
+		switch {
+		case o.OperandTrait != 0 && !args[0].Type().HasTrait(o.OperandTrait):
+		case len(args) == 1 && o.Unary != nil:
+			return o.Unary(args[0])
+		case len(args) == 2 && o.Binary != nil:
+			return o.Binary(args[0], args[1])
+		case o.Function != nil:
+			return o.Function(args...)
+		}
+		return types.NewErr("no such overload: %s", function)
+	}
+}
+
+// bounded is a call with a bound before it. It hides that it is one, so that
+// nothing takes it for what it replaces.
+type bounded struct {
+	call    interpreter.InterpretableCall
+	args    []interpreter.InterpretableV2
+	work    func(args []ref.Val, program int) int
+	run     functions.FunctionOp
+	program int
+}
+
+// ID is that of the call.
+func (b *bounded) ID() int64 { return b.call.ID() }
+
+// Exec evaluates the arguments, and calls if it may. Beyond the bound the whole
+// evaluation ends, as at CEL's own limit: an error value could be made good by
+// an || around it.
+func (b *bounded) Exec(frame *interpreter.ExecutionFrame) ref.Val {
+	args := make([]ref.Val, len(b.args))
+	for i, a := range b.args {
+		if args[i] = a.Exec(frame); types.IsUnknownOrError(args[i]) {
+			return args[i]
+		}
+	}
+	if b.work(args, b.program) > evaluationCost {
+		panic(interpreter.EvalCancelledError{Cause: interpreter.CostLimitExceeded, Message: errCost.Error()})
+	}
+	result := b.run(args...)
+	if costs := frame.CostTracker(); costs != nil {
+		costs.EvalVarArgs(frame, b.ID(), b.call, args, result)
+	}
+	return result
+}
+
+// Eval is Exec for those who have no frame.
+func (b *bounded) Eval(in interpreter.Activation) ref.Val {
+	return interpreter.EvalActivation(in, b.Exec)
+}
+
+// sorted makes a map whose keys have an order.
+type sorted struct {
+	interpreter.InterpretableConstructor
+}
+
+// Exec makes the map.
+func (s *sorted) Exec(frame *interpreter.ExecutionFrame) ref.Val {
+	return ordered(s.InterpretableConstructor.Exec(frame))
+}
+
+// Eval is Exec for those who have no frame.
+func (s *sorted) Eval(in interpreter.Activation) ref.Val {
+	return interpreter.EvalActivation(in, s.Exec)
+}
+
+// charges is what calls cost for which CEL has no price: those of a function
+// that has several forms, because the form is not known before the token is.
+// Claims have no types, so that is nearly every call.
+type charges struct{}
+
+// CallCost is the work of a call, or else a tenth of the bytes of the texts that
+// it reads and makes.
+func (charges) CallCost(function, _ string, args []ref.Val, result ref.Val) *uint64 {
+	cost := 1
+	if _, list := result.(traits.Lister); list && function == operators.Add {
+		return nil // 1
+	}
+	if work := bounds(function); work != nil {
+		program := 0
+		if searches(function) {
+			program = length(args[1])
+		}
+		cost += work(args, program)
+	} else {
+		cost += texts(result)
+		for _, a := range args {
+			cost += texts(a)
+		}
+	}
+	total := uint64(cost)
+	return &total
+}
+
+func texts(v ref.Val) int {
+	switch v.(type) {
+	case types.String, types.Bytes:
+		return length(v) / 10
+	}
+	return 0
+}
+
+// most is beyond every bound, and its square is a number still.
+const most = 1 << 30
+
+func product(a, b int) int { return min(most, min(most, a)*min(most, b)) }
+
+// length is that of a text in bytes, or of a list or map in entries.
+func length(v ref.Val) int {
+	switch t := v.(type) {
+	case types.String:
+		return len(t)
+	case types.Bytes:
+		return len(t)
+	case traits.Sizer:
+		n, _ := t.Size().(types.Int)
+		return int(n)
+	}
+	return 1
+}
+
+// weight is how many values there are in vs, and a tenth of the bytes of their
+// texts, as CEL counts them. It stops counting beyond evaluationCost: lists that
+// hold one another many times weigh more than anybody could count.
+func weight(vs ...ref.Val) int {
+	n := 0
+	for _, v := range vs {
+		if n > evaluationCost {
+			break
+		}
+		n += 1 + weightOf(v, evaluationCost-n)
+	}
+	return n
+}
+
+func weightOf(v ref.Val, most int) int {
+	switch t := v.(type) {
+	case traits.Mapper:
+		n := 0
+		for it := t.Iterator(); it.HasNext() == types.True && n <= most; {
+			key := it.Next()
+			value, _ := t.Find(key)
+			n += 2 + weightOf(key, most-n) + weightOf(value, most-n)
+		}
+		return n
+	case traits.Lister:
+		n := 0
+		for it := t.Iterator(); it.HasNext() == types.True && n <= most; {
+			n += 1 + weightOf(it.Next(), most-n)
+		}
+		return n
+	case types.String, types.Bytes:
+		return length(v) / 10
+	}
+	return 0
+}

@@ -1,0 +1,4 @@
+package transform
+
+// PresetName is the word for a vendor.
+type PresetName string
