@@ -81,7 +81,7 @@ type field struct {
 const dialect = "http://wso2.org/claims/"
 
 var shapes = map[Shape]*shape{
-	Plain: {typ: "introspectd-assertion+jwt", header: "X-JWT-Assertion", },
+	Plain: {typ: "introspectd-assertion+jwt", header: "X-JWT-Assertion"},
 
 	// What needs the API or WSO2's own subscription store (apiname, apicontext,
 	// version, the subscription's tier, tenant ids) is left out.
