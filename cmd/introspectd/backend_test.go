@@ -372,6 +372,9 @@ func TestSigningKeysAreReloaded(t *testing.T) {
 		if s.assertion(token, "plain") == first {
 			t.Error("got an assertion of the old key")
 		}
+		if got := s.lines("the key that signed until now is not listed any more: backends that read /jwks.json again refuse what it signed"); len(got) != 1 {
+			t.Errorf("got %d warnings of assertions that nobody can verify, want one", len(got))
+		}
 	})
 	t.Run("MET-02 without keys there is no set", func(t *testing.T) {
 		s.hangup(callerAndPolicy+fmt.Sprintf("server: {public_url: %q}\nissuers:\n", ourIss)+row("idp", iss), reloaded)

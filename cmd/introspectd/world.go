@@ -36,6 +36,7 @@ type world struct {
 	keys                map[string]*keeper // by the issuer's name
 	verdicts            *memstore.Store    // nil for none
 	assertions          *memstore.Store    // nil for none
+	signer              *sign.Signer       // nil for none
 	introspector        *introspect.Introspector
 	measuring           task // of the introspector
 	api, admin, metrics http.Handler
@@ -175,6 +176,7 @@ func (p *process) adopt(cfg *config.Config) error {
 	p.telemetry.Reload(cfg.Telemetry)
 	p.kept.revocations.Configure(cfg.Revocation)
 	p.current.Store(next)
+	p.warnOfOrphans(before, next)
 	p.prune() // of what was withdrawn while it was built
 	next.measuring.start(next.introspector.Run)
 	for _, k := range next.keys {
@@ -220,8 +222,7 @@ func (p *process) build(cfg *config.Config, before *world) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	signer, err := w.signer()
-	if err != nil {
+	if w.signer, err = w.newSigner(); err != nil {
 		return nil, err
 	}
 	ready := func() httpapi.Readiness {
@@ -229,7 +230,7 @@ func (p *process) build(cfg *config.Config, before *world) (*world, error) {
 	}
 	w.api = httpapi.New(httpapi.Options{
 		Introspector: w.introspector, Callers: who, Rows: cfg.Callers, Auth: cfg.Auth, Policies: cfg.Policies,
-		Profiles: cfg.Profiles, Signer: signer, PublicURL: cfg.Server.PublicURL, Observer: p.observer, Ready: ready,
+		Profiles: cfg.Profiles, Signer: w.signer, PublicURL: cfg.Server.PublicURL, Observer: p.observer, Ready: ready,
 	})
 	w.admin = httpapi.NewAdmin(httpapi.AdminOptions{
 		Callers: who, Observer: p.observer, Ready: ready, Metrics: p.telemetry.Metrics(), OpenAPI: api.OpenAPI,
@@ -275,8 +276,8 @@ func assertionStore(cfg *config.Config, before *world) *memstore.Store {
 	return memstore.New(int64(size))
 }
 
-// signer returns what signs by the configuration of w, nil for nothing.
-func (w *world) signer() (*sign.Signer, error) {
+// newSigner returns what signs by the configuration of w, nil for nothing.
+func (w *world) newSigner() (*sign.Signer, error) {
 	if !w.config.Signing.Enabled() {
 		return nil, nil
 	}
@@ -292,6 +293,16 @@ func (w *world) signer() (*sign.Signer, error) {
 		}
 	}
 	return sign.New(sign.Options{Keys: keys, Issuer: w.config.Server.PublicURL, Cache: w.assertions}), nil
+}
+
+// warnOfOrphans tells of assertions that nobody can verify any more.
+func (p *process) warnOfOrphans(before, next *world) {
+	if before == nil || before.signer == nil {
+		return
+	}
+	if kid := before.signer.KeyID(); kid != "" && (next.signer == nil || !slices.Contains(next.signer.Keys().IDs(), kid)) {
+		p.log.Warn("the key that signed until now is not listed any more: backends that read /jwks.json again refuse what it signed", "kid", kid)
+	}
 }
 
 // keeper returns the keys of an issuer: those of the world before, if nothing

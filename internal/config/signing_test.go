@@ -40,6 +40,8 @@ func TestProfilesAndSigningAreHeldAgainstEachOther(t *testing.T) {
 		{"a name that can't be asked for", "profiles: [{name: 'a b'}]\n", `profiles[0].name: expected letters, digits, - and _, got "a b"`},
 		{"a name that is taken", "profiles: [{name: a}, {name: a}]\n", `profiles[1].name: "a" is taken by profiles[0].name at c.yaml:5:13`},
 		{"TRN-06 a protected target", "profiles: [{name: a, map: [{remote_claim: x, local_claim: sub}]}]\n", "profiles[0].map[0].local_claim: sub is reserved"},
+		{"TRN-06 a protected name in a rule", "profiles: [{name: a, rules: [{set: aud, value: '\"x\"'}, {drop: sub}]}]\n", "profiles[0].rules[0].set: aud is reserved"},
+		{"TRN-05 a rule that is no CEL", "profiles: [{name: a, rules: [{set: x, value: claims.y +}]}]\n", "profiles[0].rules[0].value: "},
 		{"TRN-06 two rows, one target", "profiles: [{name: a, map: [{remote_claim: x, local_claim: z}, {remote_claim: y, local_claim: z}]}]\n", `profiles[0].map[1].local_claim: "z" is already the target of map[0]`},
 		{"ASN-06 a list without what the shape requires", "profiles: [{name: a, shape: transaction_token, claims: [sub]}]\n", "profiles[0].claims: expected scope among them"},
 		{"ASN-01 signed by default, for nobody", "profiles: [{name: a, output: jwt}]\n", "profiles[0].assertion.audience: expected the backends"},

@@ -183,6 +183,15 @@ func New(o Options) *Signer {
 // Keys are those that s signs with.
 func (s *Signer) Keys() *Keys { return s.keys }
 
+// KeyID is the kid of the key that signs now, empty where none does.
+func (s *Signer) KeyID() string {
+	k, err := s.keys.at(s.now())
+	if err != nil {
+		return ""
+	}
+	return k.kid
+}
+
 // Form is what all assertions of one profile have in common.
 type Form struct {
 	// Type is the header's typ.
