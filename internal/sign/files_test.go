@@ -75,7 +75,7 @@ func TestKeyFilesThatAreRefused(t *testing.T) {
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "x"}, NotAfter: time.Now().Add(time.Hour)}
 	certificate, err := x509.CreateCertificate(rand.Reader, template, template, ecKey().Public(), ecKey())
 	public := made(x509.MarshalPKIXPublicKey(ecKey().Public()))
-	//nolint:staticcheck // it is what such files were made by
+	//lint:ignore SA1019 it is what such files were made by
 	legacy, _ := x509.EncryptPEMBlock(rand.Reader, "RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(rsaKey()), []byte("x"), x509.PEMCipherAES256)
 	agreement := made(ecKey().ECDH())
 	half := pkcs8(rsaKey())
