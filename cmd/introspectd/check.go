@@ -28,6 +28,15 @@ func checkCommand(t terminal) *cobra.Command {
 			for _, warning := range cfg.Warnings() {
 				fmt.Fprintln(t.err, "warning: "+warning)
 			}
+			for n, changed := range cfg.Presets() {
+				if len(changed) == 0 {
+					continue
+				}
+				fmt.Fprintf(t.out, "%s: preset %s\n", cfg.Issuers[n].Name, cfg.Issuers[n].Claims.Preset)
+				for _, line := range changed {
+					fmt.Fprintln(t.out, "  "+line)
+				}
+			}
 			if online {
 				if err := checkKeys(c.Context(), t, cfg); err != nil {
 					return err

@@ -127,6 +127,9 @@ func show(w io.Writer, x introspect.Explanation, asJSON bool) error {
 	for _, rung := range x.Steps {
 		line := fmt.Sprintf("%-11s %-12s %s", rung.Step, rung.Result, rung.Detail)
 		b.WriteString(strings.TrimRight(line, " ") + "\n")
+		for _, did := range rung.Lines {
+			fmt.Fprintf(&b, "            %s\n", did)
+		}
 	}
 	if x.Active {
 		fmt.Fprintf(&b, "active (token_ref %s)\n%s\n", x.TokenRef, x.Answer)

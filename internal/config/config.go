@@ -60,6 +60,7 @@ type Config struct {
 	Telemetry  telemetry.Config          `koanf:"telemetry"`
 
 	read, globs []string
+	presets     [][]string
 }
 
 // Server is the section `server`.
@@ -94,11 +95,13 @@ func Load(file string, o Options) (*Config, error) {
 	if l.unreadable {
 		return nil, l.sorted()
 	}
-	shared := tree["redis"] != nil // before defaults are filled in: its absence means something
+	shared := tree["redis"] != nil    // before defaults are filled in: its absence means something
+	written := writtenOfIssuers(tree) // likewise
 	l.fill(reflect.TypeFor[Config](), tree, "")
 	c := &Config{read: l.files, globs: l.globs}
 	c.Redis.Set = shared
 	l.decode(tree, c)
+	c.applyPresets(written)
 	l.check(c)
 	if len(l.faults) > 0 {
 		return nil, l.sorted()
@@ -106,6 +109,36 @@ func Load(file string, o Options) (*Config, error) {
 	c.nameOnlyIssuer()
 	return c, nil
 }
+
+// writtenOfIssuers lists what is written of each issuer, by key.
+func writtenOfIssuers(tree map[string]any) []map[string]bool {
+	rows, _ := tree["issuers"].([]any)
+	all := make([]map[string]bool, len(rows))
+	for i, row := range rows {
+		all[i] = map[string]bool{}
+		section, _ := row.(map[string]any)
+		for key, value := range section {
+			all[i][key] = value != nil
+			inner, _ := value.(map[string]any)
+			for name, value := range inner {
+				all[i][join(key, name)] = value != nil
+			}
+		}
+	}
+	return all
+}
+
+// applyPresets puts the preset of each issuer where nothing is written.
+func (c *Config) applyPresets(written []map[string]bool) {
+	c.presets = make([][]string, len(c.Issuers))
+	for i := range c.Issuers {
+		c.Issuers[i], c.presets[i] = c.Issuers[i].WithPreset(func(key string) bool { return i < len(written) && written[i][key] })
+	}
+}
+
+// Presets says for each issuer what its preset changed, line by line; nothing
+// for one without a preset.
+func (c *Config) Presets() [][]string { return c.presets }
 
 // nameOnlyIssuer writes the one issuer into the rows that name none.
 func (c *Config) nameOnlyIssuer() {

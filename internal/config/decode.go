@@ -145,7 +145,8 @@ type wordError struct {
 }
 
 func (e *wordError) Error() string {
-	return fmt.Sprintf("expected one of %s, got %q", strings.Join(e.values, ", "), e.got)
+	words := slices.DeleteFunc(slices.Clone(e.values), func(word string) bool { return word == "" })
+	return fmt.Sprintf("expected one of %s, got %q", strings.Join(words, ", "), e.got)
 }
 
 // strict refuses a value that is not written in the way the setting's type

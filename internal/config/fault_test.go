@@ -150,9 +150,12 @@ func TestFaults(t *testing.T) {
 				"c.yaml:9:53: callers[0].methods[2]: tls_client_auth is not built yet: authentication by a client certificate",
 		},
 		{
-			name: "keys of an issuer", body: "issuers:\n  - name: corp\n    issuer: https://idp.example\n    keys:\n      discover: true\n      truststore: {path: a.jks}\n      allow_known_public_keys: true\n    claims:\n      preset: wso2\n",
-			want: "c.yaml:6:7: issuers[0].keys.truststore: not built yet: keys from JKS and PKCS#12 stores\nc.yaml:7:7: issuers[0].keys.allow_known_public_keys: not built yet: the list of keys whose private half is public\n" +
-				"c.yaml:9:7: issuers[0].claims.preset: not built yet: ready-made claim mappings",
+			name: "keys of an issuer", body: "issuers:\n  - name: corp\n    issuer: https://idp.example\n    keys:\n      discover: true\n      truststore: {path: a.jks}\n      allow_known_public_keys: true\n",
+			want: "c.yaml:6:7: issuers[0].keys.truststore: not built yet: keys from JKS and PKCS#12 stores\nc.yaml:7:7: issuers[0].keys.allow_known_public_keys: not built yet: the list of keys whose private half is public",
+		},
+		{
+			name: "a preset there is none of", body: "issuers:\n  - name: corp\n    issuer: https://idp.example\n    keys: {discover: true}\n    claims: {preset: keyclock}\n",
+			want: `c.yaml:5:14: issuers[0].claims.preset: expected one of wso2, keycloak, auth0, okta, entra, cognito, zitadel, identityserver, got "keyclock"`,
 		},
 		{
 			name: "TRN-04 every rule at once",

@@ -84,6 +84,23 @@ func (c IssuerConfig) Check(fault func(key, problem string)) {
 	c.Claims.Check(func(key, problem string) { fault("claims."+key, problem) })
 }
 
+// WithPreset is c with what its claims' preset says about keys that were not
+// written, and tells what that changed, line by line.
+func (c IssuerConfig) WithPreset(written func(key string) bool) (IssuerConfig, []string) {
+	var changed []string
+	require := transform.Presets()[c.Claims.Preset].Require
+	if require != nil && !written("require") {
+		c.Require = require
+		changed = append(changed, fmt.Sprintf("require: [%s]", strings.Join(require, ", ")))
+	}
+	claims, more := c.Claims.WithPreset(func(key string) bool { return written("claims." + key) })
+	for _, line := range more {
+		changed = append(changed, "claims."+line)
+	}
+	c.Claims = claims
+	return c, changed
+}
+
 // leastSize is the store in which the largest possible verdict still fits.
 const leastSize = 64 << 20
 

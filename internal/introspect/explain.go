@@ -1,6 +1,7 @@
 package introspect
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -31,6 +32,8 @@ type Rung struct {
 	// not checked.
 	Result string `json:"result"`
 	Detail string `json:"detail,omitempty"`
+	// Lines are what each rule did, as far as they were reached.
+	Lines []string `json:"lines,omitempty"`
 }
 
 // For names a demand that an explanation holds the token against.
@@ -75,7 +78,7 @@ func (in *Introspector) Explain(ctx context.Context, token string, at time.Time,
 		}
 		x.Steps = append(x.Steps, rung)
 	}
-	x.Steps = append(x.Steps, rulesRung(v, answer))
+	x.Steps = append(x.Steps, in.rulesRung(v, answer))
 	for _, d := range demands {
 		x.Steps = append(x.Steps, x.held(d, answer))
 	}
@@ -86,13 +89,15 @@ func (in *Introspector) Explain(ctx context.Context, token string, at time.Time,
 	return x
 }
 
-func rulesRung(v verify.Verdict, a Answer) Rung {
+func (in *Introspector) rulesRung(v verify.Verdict, a Answer) Rung {
 	r := Rung{Step: "rules", Result: "ok"}
-	switch {
-	case !v.Active:
+	if !v.Active {
 		r.Result = "not reached"
-	case !a.Active():
-		r.Result, r.Detail = "failed", "the mapped claims make no sound identity"
+		return r
+	}
+	r.Lines = in.byVerifier[v.Issuer].rules.Explain(v.Claims)
+	if !a.Active() {
+		r.Result, r.Detail = "failed", cmp.Or(a.Note(), "the mapped claims make no sound identity")
 	}
 	return r
 }

@@ -22,8 +22,20 @@ func bounds(function string) func(args []ref.Val, program int) int {
 		return func(args []ref.Val, _ int) int {
 			return product(length(args[0]), weight(args[len(args)-1])) / 2
 		}
-	case operators.Equals, operators.NotEquals, operators.In, "flatten", "format":
+	case operators.In:
+		return func(args []ref.Val, _ int) int {
+			if _, keys := args[1].(traits.Mapper); keys {
+				return 1
+			}
+			if _, aggregate := args[0].(traits.Iterable); aggregate {
+				return weight(args...)
+			}
+			return product(length(args[1]), 1+texts(args[0])/10)
+		}
+	case operators.Equals, operators.NotEquals, "flatten":
 		return func(args []ref.Val, _ int) int { return weight(args...) }
+	case "format":
+		return func(args []ref.Val, _ int) int { return product(4, weight(args...)) }
 	case "join":
 		return func(args []ref.Val, _ int) int {
 			separator := 0
@@ -44,10 +56,14 @@ func bounds(function string) func(args []ref.Val, program int) int {
 			}
 			return texts(args[0]) + texts(args[1])
 		}
-	case "sort", "@sortByAssociatedKeys", "reverse", "slice":
+	case "reverse", "slice":
+		return func(args []ref.Val, _ int) int { return length(args[0]) }
+	case "sort", "@sortByAssociatedKeys":
 		return func(args []ref.Val, _ int) int { return product(length(args[0]), bits.Len(uint(length(args[0])))) }
 	case "indexOf", "lastIndexOf":
-		return func(args []ref.Val, _ int) int { return product(length(args[0]), length(args[1])) / 10 }
+		return func(args []ref.Val, _ int) int {
+			return product(length(args[0]), length(args[1]))/10 + texts(args[0]) + texts(args[1])
+		}
 	case "matches", "regex.extract":
 		return func(args []ref.Val, program int) int { return product(length(args[0]), program) / 10 }
 	case "regex.extractAll", "regex.replace":
@@ -87,6 +103,9 @@ func (l *language) bound(i interpreter.InterpretableV2) (interpreter.Interpretab
 	if b.run = l.binding(call); b.run == nil {
 		return i, nil // evaluates to "no such overload"
 	}
+	if f := call.Function(); f == "indexOf" || f == "lastIndexOf" {
+		b.call = unpriced{call} // theirs is nothing where one text is empty, which copies the other all the same
+	}
 	return b, nil
 }
 
@@ -106,7 +125,8 @@ func (b *bounded) search(l *language) (interpreter.InterpretableV2, error) {
 		return nil, err
 	}
 	b.run = l.binding(b.call)
-	if b.call.Function() == "matches" {
+	b.compiles = b.call.Function() != "matches"
+	if !b.compiles {
 		b.run = func(args ...ref.Val) ref.Val {
 			if s, ok := args[0].(types.String); ok {
 				return types.Bool(pattern.MatchString(string(s)))
@@ -162,8 +182,28 @@ type bounded struct {
 	args    []interpreter.InterpretableV2
 	work    func(args []ref.Val, program int) int
 	run     functions.FunctionOp
-	program int
+	program int // the size of a regular expression's, in instructions
+	// compiles says that each call compiles it anew.
+	compiles bool
 }
+
+// unpriced is a call that has no price of CEL's.
+type unpriced struct{ interpreter.InterpretableCall }
+
+// OverloadID is that of no overload.
+func (unpriced) OverloadID() string { return "" }
+
+// compilation is the charge for compiling a regular expression, some 150 ns an
+// instruction.
+type compilation struct{}
+
+const compiling = "@compile"
+
+// Function is what charges know it by.
+func (compilation) Function() string { return compiling }
+
+// OverloadID is that of no overload.
+func (compilation) OverloadID() string { return "" }
 
 // ID is that of the call.
 func (b *bounded) ID() int64 { return b.call.ID() }
@@ -184,6 +224,9 @@ func (b *bounded) Exec(frame *interpreter.ExecutionFrame) ref.Val {
 	result := b.run(args...)
 	if costs := frame.CostTracker(); costs != nil {
 		costs.EvalVarArgs(frame, b.ID(), b.call, args, result)
+		if b.compiles {
+			costs.EvalUnary(frame, b.ID(), compilation{}, types.Int(b.program), result)
+		}
 	}
 	return result
 }
@@ -220,7 +263,10 @@ func (charges) CallCost(function, _ string, args []ref.Val, result ref.Val) *uin
 	if _, list := result.(traits.Lister); list && function == operators.Add {
 		return nil // 1
 	}
-	if work := bounds(function); work != nil {
+	if function == compiling {
+		n, _ := args[0].(types.Int)
+		cost = 4 * int(n)
+	} else if work := bounds(function); work != nil {
 		program := 0
 		if searches(function) {
 			program = length(args[1])

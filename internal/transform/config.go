@@ -12,9 +12,9 @@ type Config struct {
 	// Username names the claims that username is read from; the first string
 	// wins.
 	Username []string `koanf:"username" default:"[preferred_username, username, upn, \"cognito:username\"]"`
-	// Preset names the vendor whose tokens these are. Its settings stand in the
-	// fields here once it was applied; the name itself changes nothing.
-	Preset PresetName
+	// Preset names the vendor whose tokens these are. WithPreset puts what that
+	// means into the other fields; the name alone changes nothing.
+	Preset PresetName `koanf:"preset" default:""`
 	// Map moves top-level claims to other names; unmapped ones stay.
 	Map []Rename `koanf:"map"`
 	// AllowReserved frees sub, jti or aud as targets of Map and Rules.

@@ -38,6 +38,7 @@ func (c Config) checkRules(fault func(key, problem string)) {
 		key := fmt.Sprintf("rules[%d]", n)
 		c.checkRule(r, l, func(inner, problem string) { fault(key+inner, problem) })
 	}
+	c.AllowReserved = freeable // a preset frees what it sets
 	for n, r := range c.PresetRules {
 		c.checkRule(r, l, func(inner, problem string) { fault("preset", fmt.Sprintf("rule %d%s: %s", n, inner, problem)) })
 	}

@@ -58,6 +58,7 @@ func TestRules(t *testing.T) {
 		{"TRN-04 in order, each sees what the ones before made", []transform.Rule{set("a", `claims.a + "1"`), set("a", `claims.a + "2"`), drop("b"), require(`!has(claims.b)`)}, `{"a":"0","b":1}`, `a="012"`},
 		{"TRN-04 an optional without a value writes nothing", []transform.Rule{set("a", `claims.?x.?y`), set("n", `claims.?x.?y`)}, `{"a":1}`, `a=1`},
 		{"TRN-04 an optional with one", []transform.Rule{set("a", `claims.?x.?y`)}, `{"x":{"y":[1]}}`, `x={"y":[1]} a=[1]`},
+		{"TRN-04 an optional made up", []transform.Rule{set("a", `claims.x == 1 ? optional.of("one") : optional.none()`), set("b", `claims.x == 2 ? optional.of("two") : optional.none()`)}, `{"x":1}`, `x=1 a="one"`},
 		{"null is a value", []transform.Rule{set("a", `null`), set("b", `claims.n`)}, `{"n":null}`, `n=null a=null b=null`},
 		{"TRN-06 protected names can be read", []transform.Rule{set("who", `claims.iss + "#" + claims.sub`)}, `{"iss":"i","sub":"a"}`, `iss="i" sub="a" who="i#a"`},
 		{"all claims as a value", []transform.Rule{set("all", `claims`)}, `{"b":1,"a":"x"}`, `b=1 a="x" all={"b":1,"a":"x"}`},
@@ -252,6 +253,7 @@ func TestHostileClaims(t *testing.T) {
 		`[claims.l]` + strings.Repeat(`.map(x, x + x)`, 3) + `.map(x, x.sort())`,
 		`regex.extractAll(claims.s, "a(.*b)?")`, `regex.replace(claims.s, "a", "bb")`, `regex.replace(claims.d.join(), "", claims.s)`,
 		`claims.s.matches("^([a-z]{1,255}9)+$")`, `claims.s.indexOf(claims.s + "b")`, `claims.s.lastIndexOf("b" + claims.s)`,
+		`claims.l.map(x, "".indexOf(claims.s))`, `claims.l.map(x, regex.extract("a", "^(a|b)$").orValue(""))`, `"%s".format([[claims.d]` + strings.Repeat(`.map(x, dyn([x, x, x, x]))`, 8) + `])`,
 		`claims.s.split("").distinct()`, `lists.range(1000000)`, `lists.range(10000).map(x, claims.s + "a").sort()`,
 		`claims.d.map(x, claims.d.filter(y, y == x))`, `claims.l.map(x, {string(x): claims.s})`,
 		`claims.d.map(x, regex.replace(x, "^([0-9]+)$", r"\1"))`,
@@ -281,6 +283,11 @@ func TestHostileClaims(t *testing.T) {
 		{`claims.d.sort()[2]`, `"10"`},
 		{`claims.deep.flatten(40)`, "[]"},
 		{`claims.d[0] in claims.d`, "true"},
+		{`[claims.d.slice(0, 250)].map(s, s.filter(x, x in s).size())`, "[250]"},
+		{`claims.d.filter(x, x in {"7": true, "8": true})`, `["7","8"]`},
+		{`claims.d.slice(0, 200).distinct().size()`, "200"},
+		{`claims.d.slice(0, 300).map(x, "cn=" + x + ",ou=groups").map(x, regex.extract(x, "^cn=([^,]+)").orValue("")).size()`, "300"},
+		{`claims.d.slice(0, 500).map(x, x.replace("1", "one").upperAscii()).size()`, "500"},
 	} {
 		c := withRules(set("x", row.expression), drop("s"), drop("l"), drop("d"), drop("deep"))
 		got, problem := transform.New(c).Apply(hostile)
@@ -366,9 +373,54 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// A map alone made 14 allocations before there were rules. It must never come
+// near CEL.
+func TestAMapAlonePaysNothingForRules(t *testing.T) {
+	set := decode(t, `{"iss":"https://idp.example","sub":"5f0c","aud":["a"],"exp":4102444800,"iat":1767225600,"azp":"orders","scp":["openid","read","write"],"preferred_username":"alice"}`)
+	r := transform.New(config("scp>scope"))
+	if got := testing.AllocsPerRun(100, func() { r.Apply(set) }); got > 14 {
+		t.Errorf("got %.0f allocations, want at most 14", got)
+	}
+}
+
+// FuzzRules holds that a claim which a rule hands on is the claim that was
+// signed, whatever it is, and that no claim ends the process.
+func FuzzRules(f *testing.F) {
+	for _, value := range []string{`1`, `-0`, `1.0`, `9007199254740993`, `123456789012345678901`, `1e400`, `"a\u0000\ud83d\ude00"`, `[1,[2,{"a":null}]]`, `{"a":{"b":[]},"":true}`, `null`} {
+		f.Add(value)
+	}
+	rules := transform.New(withRules(
+		set("copy", `claims.v`), set("within", `[claims.v, {"v": claims.v}]`), set("names", `claims.map(k, k)`),
+		require(`claims.v == claims.copy || true`), require(`claims.within == [claims.v, {"v": claims.v}] || true`),
+	))
+	f.Fuzz(func(t *testing.T, value string) {
+		signed, err := claims.Decode([]byte(`{"v":` + value + `}`))
+		if err != nil {
+			return
+		}
+		v, _ := signed.Find("v")
+		got, problem := rules.Apply(signed)
+		if problem != nil {
+			return
+		}
+		copied, _ := got.Claims.Find("copy")
+		within, _ := got.Claims.Find("within")
+		if k := v.Kind(); k != '0' && k != '"' && string(copied) != string(v) {
+			t.Errorf("got %s, want %s", copied, v)
+		}
+		if want := fmt.Sprintf(`[%s,{"v":%s}]`, copied, copied); string(within) != want {
+			t.Errorf("got %s, want %s", within, want)
+		}
+		if _, err := claims.Decode([]byte(`{"x":` + string(within) + `}`)); err != nil {
+			t.Errorf("%s: %v", within, err)
+		}
+	})
+}
+
 // BenchmarkRules shows what rules cost a token at its first sight, beside the
 // same claims with a map alone (BenchmarkApply). On 2026-11-25, on two shared
-// cores of a virtual x86-64: 2 rules 6 µs, next to 25 µs for an RS256 signature.
+// cores of a virtual x86-64: a map alone 1.6 µs, one require 2.4 µs, filter, map
+// and a regular expression over three scopes 15 µs; an RS256 signature is 25 µs.
 func BenchmarkRules(b *testing.B) {
 	set := benchmarkClaims(b)
 	for _, row := range []struct {
