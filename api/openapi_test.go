@@ -26,8 +26,10 @@ import (
 
 	"introspectd/api"
 	"introspectd/internal/callers"
+	"introspectd/internal/devissuer"
 	"introspectd/internal/httpapi"
 	"introspectd/internal/revoke"
+	"introspectd/internal/sign"
 )
 
 // described is the description, loaded and found sound.
@@ -118,6 +120,7 @@ type tokens struct {
 	good, narrow, expired, bound, away string
 	foreign                            string // of a client that nobody has as its own
 	revoked                            string // in the usual world
+	set                                string // ETag of the usual world's keys
 	taken, kept                        string // ids of revocations: in the usual world, and where the store takes nothing more
 }
 
@@ -131,6 +134,10 @@ func rows(t tokens) []row {
 		{name: "MET-01 no metadata without public_url", operation: "GET /.well-known/oauth-authorization-server", status: 404, world: "broken", request: get("/.well-known/oauth-authorization-server")},
 		{name: "metadata is only read", operation: "GET /.well-known/openid-configuration", status: 405, request: post("/.well-known/openid-configuration")},
 		{name: "metadata is only read", operation: "GET /.well-known/oauth-authorization-server", status: 405, request: post("/.well-known/oauth-authorization-server")},
+		{name: "MET-02 our keys", operation: "GET /jwks.json", status: 200, request: get("/jwks.json")},
+		{name: "MET-02 our keys, unchanged", operation: "GET /jwks.json", status: 304, request: get("/jwks.json").with("If-None-Match", t.set)},
+		{name: "MET-02 without keys", operation: "GET /jwks.json", status: 404, world: "broken", request: get("/jwks.json")},
+		{name: "MET-02 our keys are only read", operation: "GET /jwks.json", status: 405, request: post("/jwks.json")},
 		{name: "no grant is supported", operation: "POST /token", status: 400, request: form("/token", "grant_type", "client_credentials")},
 		{name: "no token endpoint without public_url", operation: "POST /token", status: 404, world: "broken", request: form("/token", "grant_type", "client_credentials")},
 		{name: "tokens are asked for by POST", operation: "POST /token", status: 405, request: get("/token")},
@@ -197,6 +204,19 @@ func rows(t tokens) []row {
 	all = append(all,
 		row{name: "JSON", operation: "POST /transform", status: 200, request: jsonBody("/transform", `{"token":"`+t.good+`"}`).asApp()},
 		row{name: "JSON with an unknown member", operation: "POST /transform", status: 400, request: jsonBody("/transform", `{"token":"`+t.good+`","x":""}`).asApp()},
+		row{name: "TRN-02 a profile", operation: "POST /transform", status: 200, request: form("/transform", "token", t.good, "profile", "backend").asApp()},
+		row{name: "TRN-02 a profile, in JSON", operation: "POST /transform", status: 200, request: jsonBody("/transform", `{"token":"`+t.good+`","profile":"backend","output":"claims"}`).asApp()},
+		row{name: "TRN-03 a profile of a token that is expired", operation: "POST /transform", status: 200, request: form("/transform", "token", t.expired, "profile", "backend").asApp()},
+		row{name: "TRN-03 a profile of others", operation: "POST /transform", status: 403, request: form("/transform", "token", t.good, "profile", "others").asApp()},
+		row{name: "TRN-04 what a profile requires is not there", operation: "POST /transform", status: 200, request: form("/transform", "token", t.foreign, "profile", "transaction").asApp()},
+		row{name: "ASN-01 signed", operation: "POST /transform", status: 200, request: form("/transform", "token", t.good, "profile", "backend", "output", "jwt").asApp()},
+		row{name: "ASN-06 signed by default", operation: "POST /transform", status: 200, request: form("/transform", "token", t.good, "profile", "transaction").asApp()},
+		row{name: "ASN-01 an unknown output", operation: "POST /transform", status: 400, request: form("/transform", "token", t.good, "profile", "backend", "output", "xml").asApp()},
+		row{name: "ASN-04 a token bound to a key is not signed", operation: "POST /transform", status: 400, request: form("/transform", "token", t.bound, "profile", "backend", "output", "jwt").asApp()},
+		row{name: "ASN-01 our key does not sign", operation: "POST /transform", status: 503, world: "speechless", request: form("/transform", "token", t.good, "profile", "backend", "output", "jwt").asApp()},
+		row{name: "ATH-01 with an assertion", operation: "GET /auth/{policy}", status: 200, request: get("/auth/signed").bearing(t.good)},
+		row{name: "ASN-06 with a transaction token", operation: "GET /ext-authz/{policy}", status: 200, request: get("/ext-authz/transaction").bearing(t.good)},
+		row{name: "ATH-08 never without its assertion", operation: "GET /auth/{policy}", status: 503, world: "speechless", request: get("/auth/signed").bearing(t.good)},
 		row{name: "an unknown profile", operation: "POST /transform", status: 400, request: form("/transform", "token", t.good, "profile", "wso2").asApp()},
 		row{name: "JSON is no form", operation: "POST /introspect", status: 415, request: jsonBody("/introspect", `{"token":"`+t.good+`"}`).asApp()},
 	)
@@ -413,7 +433,7 @@ func TestHandlersAnswerAsTheDescriptionSays(t *testing.T) {
 		"": newWorld(t, dir, nil),
 		// Nothing that a judgement needs is there: every look at it panics.
 		"broken": newWorld(t, dir, func(w *world) {
-			w.api.PublicURL, w.api.Introspector, w.api.Callers = "", nil, nil
+			w.api.PublicURL, w.api.Signer, w.api.Introspector, w.api.Callers = "", nil, nil, nil
 			w.ops.Introspector, w.ops.Callers = nil, nil
 			w.api.Ready = func() httpapi.Readiness {
 				return httpapi.Readiness{Status: "starting", Missing: []string{"keys of away"}}
@@ -442,7 +462,13 @@ func TestHandlersAnswerAsTheDescriptionSays(t *testing.T) {
 		// Its store takes nothing any more; the other has none.
 		"forgetful": newWorldThatKeeps(t, dir, revoke.Options{File: kept}, nil),
 		"unkept":    newWorldThatKeeps(t, dir, revoke.Options{}, nil),
-		"crowded":   newWorld(t, dir, func(w *world) { w.ops.Metrics = crowd(t, w.ops.Metrics) }),
+		// No key's time has come.
+		"speechless": newWorld(t, dir, func(w *world) {
+			own, err := sign.Of(sign.Key{Signer: devissuer.NewKey("ES256").Signer, ActiveFrom: time.Now().Add(time.Hour)})
+			must(t, err)
+			w.api.Signer = sign.New(sign.Options{Keys: own, Issuer: w.api.PublicURL})
+		}),
+		"crowded": newWorld(t, dir, func(w *world) { w.ops.Metrics = crowd(t, w.ops.Metrics) }),
 	}
 	now := time.Now().Unix()
 	asked := tokens{
@@ -455,6 +481,7 @@ func TestHandlersAnswerAsTheDescriptionSays(t *testing.T) {
 		revoked: issuer.Mint(nil),
 	}
 	asked.taken, asked.kept = worlds[""].revoke(t, asked.revoked), worlds["forgetful"].revoke(t, asked.revoked)
+	asked.set = keySetTag(t, worlds[""])
 	kept.err = errors.New("the disk is full")
 	table := rows(asked)
 
@@ -485,6 +512,13 @@ func TestHandlersAnswerAsTheDescriptionSays(t *testing.T) {
 			}
 		}
 	})
+}
+
+// keySetTag is the ETag of a world's own keys.
+func keySetTag(t *testing.T, w *world) string {
+	t.Helper()
+	_, answer, _ := ask(t, w.public.URL, get("/jwks.json"))
+	return answer.Header.Get("ETag")
 }
 
 // crowd is h while it serves as many as it does at once.
@@ -620,6 +654,7 @@ func TestAnswersOfOursHaveNoOtherMembers(t *testing.T) {
 		"Revocation":  `{"id":"0f1e2d3c4b5a69788796a5b4c3d2e1f0","kind":"token","iss":"i","token_ref":"0f1e2d3c4b5a6978","created":"2026-11-25T09:30:00Z","expires":"2026-11-25T09:30:00Z","by":"c"}`,
 		"Revocations": `{"revocations":[],"total":0,"complete":true,"current":true,"lag_seconds":0}`, "RevocationError": `{"error":"unauthorized_client"}`,
 		"Withdrawal": `{"issuer":"corp","all":true}`, "Inactive": `{"active":false}`, "Transformed": `{"active":true,"iss":"i","exp":1,"claims":{}}`,
+		"Profiled": `{"active":true,"profile":"p","iss":"i","exp":1,"claims":{},"assertion":"a.b.c","expires_in":1}`, "PublicKeys": `{"keys":[{"alg":"ES256","kid":"N9oUrEWo01Z0NLL9T_rcLvvyxqwAwJq47WxE-cUEwRE","use":"sig","kty":"EC"}]}`,
 		"UnavailableError": `{"error":"temporarily_unavailable"}`, "InvalidRequest": `{"error":"invalid_request"}`,
 	} {
 		var value map[string]any

@@ -2,7 +2,9 @@ package api_test
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net/http"
@@ -21,6 +23,7 @@ import (
 	"introspectd/internal/jwks"
 	"introspectd/internal/memstore"
 	"introspectd/internal/revoke"
+	"introspectd/internal/sign"
 	"introspectd/internal/telemetry"
 	"introspectd/internal/verify"
 )
@@ -51,6 +54,7 @@ callers:
     secrets: [{file: %[1]s/secret}]
     bearer_tokens: [{file: %[1]s/bearer}]
     may: [introspect, transform, auth, revoke, revoke_broad, operate, explain]
+    profiles: [backend, transaction]
     any_issuer: true
     any_audience: true
   - id: owner
@@ -67,7 +71,14 @@ callers:
     any_audience: true
 policies:
   - {name: default, any_audience: true, any_issuer: true}
+  - {name: signed, any_issuer: true, any_audience: true, assertion: {profile: backend}}
+  - {name: transaction, any_issuer: true, any_audience: true, assertion: {profile: transaction}}
   - {name: orders, any_issuer: true, any_audience: true, scopes: [orders], remove_headers: [Authorization]}
+profiles:
+  - {name: backend, assertion: {audience: ["https://backend.example"]}}
+  - {name: transaction, shape: transaction_token, output: jwt, assertion: {audience: [example.internal]}}
+  - {name: others}
+signing: {keys: [{file: %[1]s/signing.pem}]}
 `
 
 // world is both listeners of one configuration.
@@ -82,7 +93,10 @@ type world struct {
 func newIssuer(t *testing.T) (*devissuer.Issuer, string) {
 	t.Helper()
 	issuer, dir := devissuer.New(corp, "ES256"), t.TempDir()
-	for name, content := range map[string]string{"keys.json": string(issuer.JWKS()), "secret": secret, "bearer": bearer, "idle": idle, "store": "wso2carbon"} {
+	der, err := x509.MarshalPKCS8PrivateKey(devissuer.NewKey("ES256").Signer)
+	must(t, err)
+	own := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	for name, content := range map[string]string{"keys.json": string(issuer.JWKS()), "secret": secret, "bearer": bearer, "idle": idle, "store": "wso2carbon", "signing.pem": own} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -133,6 +147,8 @@ func newWorldThatKeeps(t *testing.T, dir string, kept revoke.Options, change fun
 	must(t, err)
 	who, err := callers.New(cfg.Callers, callers.NewLimits(time.Now))
 	must(t, err)
+	own, err := sign.Load(cfg.Signing)
+	must(t, err)
 	ready := func() httpapi.Readiness {
 		return httpapi.Readiness{Ready: true, Status: "degraded", Missing: []string{"keys of away"}}
 	}
@@ -141,6 +157,7 @@ func newWorldThatKeeps(t *testing.T, dir string, kept revoke.Options, change fun
 		revocations: list,
 		api: httpapi.Options{
 			Introspector: introspector, Callers: who, Rows: cfg.Callers, Auth: cfg.Auth, Policies: cfg.Policies,
+			Profiles: cfg.Profiles, Signer: sign.New(sign.Options{Keys: own, Issuer: cfg.Server.PublicURL, Cache: memstore.New(32 << 20)}),
 			PublicURL: cfg.Server.PublicURL, Observer: observer, Ready: ready,
 		},
 		ops: httpapi.AdminOptions{

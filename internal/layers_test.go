@@ -17,13 +17,13 @@ import (
 var allowed = map[string][]string{
 	"cmd/introspectd": {
 		"api", "internal/callers", "internal/config", "internal/devissuer", "internal/filestore", "internal/httpapi", "internal/introspect",
-		"internal/jwks", "internal/listen", "internal/memstore", "internal/redisstore", "internal/revoke", "internal/seal", "internal/telemetry", "internal/verify",
+		"internal/jwks", "internal/listen", "internal/memstore", "internal/redisstore", "internal/revoke", "internal/seal", "internal/sign", "internal/telemetry", "internal/verify",
 	},
 	"internal/config": {
 		"internal/callers", "internal/filestore", "internal/httpapi", "internal/introspect", "internal/listen", "internal/redisstore", "internal/revoke",
-		"internal/telemetry",
+		"internal/sign", "internal/telemetry",
 	},
-	"internal/httpapi":    {"internal/callers", "internal/claims", "internal/introspect", "internal/revoke", "internal/verify"},
+	"internal/httpapi":    {"internal/callers", "internal/claims", "internal/introspect", "internal/revoke", "internal/sign", "internal/verify"},
 	"internal/introspect": {"internal/claims", "internal/revoke", "internal/transform", "internal/verify"},
 	"internal/verify":     {"internal/claims", "internal/jwks"},
 	"internal/transform":  {"internal/claims"},
@@ -38,6 +38,7 @@ var allowed = map[string][]string{
 	"internal/redistest":  {},
 	"internal/revoke":     {},
 	"internal/seal":       {},
+	"internal/sign":       {"internal/claims"},
 	"internal/telemetry":  {},
 	"internal/truststore": {},
 	"api":                 {},

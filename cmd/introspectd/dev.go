@@ -52,10 +52,8 @@ func dev(ctx context.Context, t terminal, s settings) error {
 		return failure{exitFailed, err}
 	}
 	defer os.RemoveAll(dir)
-	base, state := "http://"+socket.Addr().String(), filepath.Join(dir, "state")
-	load := func() (*config.Config, error) {
-		return devConfig(t, socket.Addr().String(), s.admin, state, base+"/dev")
-	}
+	base := "http://" + socket.Addr().String()
+	load := func() (*config.Config, error) { return devConfig(socket.Addr().String(), s.admin, dir) }
 	cfg, err := load()
 	if err != nil {
 		_ = socket.Close()
@@ -79,17 +77,21 @@ func dev(ctx context.Context, t terminal, s settings) error {
 	})
 }
 
-// devConfig is the configuration of dev: what a file would say, given as
-// flags.
-func devConfig(t terminal, addr, admin, state, issuer string) (*config.Config, error) {
+// devConfig is the configuration of dev, with its files in dir: what a file would
+// say, given as flags.
+func devConfig(addr, admin, dir string) (*config.Config, error) {
 	digest := sha256.Sum256([]byte(devSecret))
+	base := "http://" + addr
 	return config.Load("", config.Options{
 		Flags: map[string]string{
-			"server.listen": addr,
-			"server.admin":  admin,
-			"state.path":    state,
-			"issuers":       fmt.Sprintf("[{name: dev, issuer: %q, keys: {discover: true}}]", issuer),
-			"callers": fmt.Sprintf("[{id: %s, secrets: [{sha256: %s}], may: [introspect, transform, auth, operate, explain, revoke, revoke_broad], any_audience: true}]",
+			"server.listen":     addr,
+			"server.admin":      admin,
+			"server.public_url": base,
+			"state.path":        filepath.Join(dir, "state"),
+			"signing.generate":  filepath.Join(dir, "signing.pem"),
+			"issuers":           fmt.Sprintf("[{name: dev, issuer: %q, keys: {discover: true}}]", base+"/dev"),
+			"profiles":          "[{name: wso2, shape: wso2, assertion: {audience: [\"https://backend.example/dev\"]}}]",
+			"callers": fmt.Sprintf("[{id: %s, secrets: [{sha256: %s}], may: [introspect, transform, auth, operate, explain, revoke, revoke_broad], any_audience: true, profiles: [wso2]}]",
 				devCaller, hex.EncodeToString(digest[:])),
 			"policies":             "[{name: default, any_audience: true}]",
 			"telemetry.log.format": "text",
@@ -115,9 +117,11 @@ Is it good, and what does it say?
 
 curl -s -u %[3]s:%[4]s -d "token=$TOKEN" %[1]s/introspect
 
-The same with the claims in an object of their own, and as a gateway asks:
+The same with the claims in an object of their own, then as WSO2's backends know
+them, signed; and as a gateway asks:
 
 curl -s -u %[3]s:%[4]s -d "token=$TOKEN" %[1]s/transform
+curl -s -u %[3]s:%[4]s -d "token=$TOKEN" -d profile=wso2 -d output=jwt %[1]s/transform
 curl -si -H "Authorization: Bearer $TOKEN" %[1]s/auth
 
 Another token:

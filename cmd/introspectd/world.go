@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,7 @@ import (
 	"introspectd/internal/listen"
 	"introspectd/internal/memstore"
 	"introspectd/internal/redisstore"
+	"introspectd/internal/sign"
 	"introspectd/internal/telemetry"
 	"introspectd/internal/verify"
 )
@@ -33,6 +35,8 @@ type world struct {
 	config              *config.Config
 	keys                map[string]*keeper // by the issuer's name
 	verdicts            *memstore.Store    // nil for none
+	assertions          *memstore.Store    // nil for none
+	signer              *sign.Signer       // nil for none
 	introspector        *introspect.Introspector
 	measuring           task // of the introspector
 	api, admin, metrics http.Handler
@@ -180,6 +184,7 @@ func (p *process) adopt(cfg *config.Config) error {
 	p.telemetry.Reload(cfg.Telemetry)
 	p.kept.revocations.Configure(cfg.Revocation)
 	p.current.Store(next)
+	p.warnOfOrphans(before, next)
 	p.prune() // of what was withdrawn while it was built
 	next.measuring.start(next.introspector.Run)
 	for _, k := range next.keys {
@@ -197,7 +202,10 @@ func (p *process) adopt(cfg *config.Config) error {
 }
 
 func (p *process) build(cfg *config.Config, before *world) (*world, error) {
-	w := &world{config: cfg, keys: make(map[string]*keeper, len(cfg.Issuers)), verdicts: verdictStore(cfg, before)}
+	w := &world{
+		config: cfg, keys: make(map[string]*keeper, len(cfg.Issuers)),
+		verdicts: verdictStore(cfg, before), assertions: assertionStore(cfg, before),
+	}
 	var issuers []introspect.Issuer
 	for _, row := range cfg.Issuers {
 		k, err := p.keeper(row, before)
@@ -222,12 +230,15 @@ func (p *process) build(cfg *config.Config, before *world) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
+	if w.signer, err = w.newSigner(); err != nil {
+		return nil, err
+	}
 	ready := func() httpapi.Readiness {
 		return p.gate.Read(w.hasKeys(), p.kept.revocations.State(), p.kept.problems()...)
 	}
 	w.api = httpapi.New(httpapi.Options{
 		Introspector: w.introspector, Callers: who, Rows: cfg.Callers, Auth: cfg.Auth, Policies: cfg.Policies,
-		PublicURL: cfg.Server.PublicURL, Observer: p.observer, Ready: ready,
+		Profiles: cfg.Profiles, Signer: w.signer, PublicURL: cfg.Server.PublicURL, Observer: p.observer, Ready: ready,
 	})
 	w.admin = httpapi.NewAdmin(httpapi.AdminOptions{
 		Callers: who, Observer: p.observer, Ready: ready, Metrics: p.telemetry.Metrics(), OpenAPI: api.OpenAPI,
@@ -258,6 +269,48 @@ func verdictStore(cfg *config.Config, before *world) *memstore.Store {
 		return nil
 	}
 	return memstore.New(int64(size))
+}
+
+// assertionStore returns the store of assertions: that of the world before,
+// unless the size was changed; nil where nothing is signed.
+func assertionStore(cfg *config.Config, before *world) *memstore.Store {
+	size := cfg.Cache.Assertions.Size
+	switch {
+	case !cfg.Signing.Enabled():
+		return nil
+	case before != nil && before.assertions != nil && before.config.Cache.Assertions.Size == size:
+		return before.assertions
+	}
+	return memstore.New(int64(size))
+}
+
+// newSigner returns what signs by the configuration of w, nil for nothing.
+func (w *world) newSigner() (*sign.Signer, error) {
+	if !w.config.Signing.Enabled() {
+		return nil, nil
+	}
+	keys, err := sign.Load(w.config.Signing)
+	if err != nil {
+		return nil, err
+	}
+	for _, row := range w.config.Issuers {
+		for _, k := range w.keys[row.Name].keys.State().Keys {
+			if slices.Contains(keys.IDs(), k.Thumbprint.String()) {
+				return nil, fmt.Errorf("the signing key %s is a key of issuer %s as well: what we sign must never pass for its tokens", k.Thumbprint, row.Name)
+			}
+		}
+	}
+	return sign.New(sign.Options{Keys: keys, Issuer: w.config.Server.PublicURL, Cache: w.assertions}), nil
+}
+
+// warnOfOrphans tells of assertions that nobody can verify any more.
+func (p *process) warnOfOrphans(before, next *world) {
+	if before == nil || before.signer == nil {
+		return
+	}
+	if kid := before.signer.KeyID(); kid != "" && (next.signer == nil || !slices.Contains(next.signer.Keys().IDs(), kid)) {
+		p.log.Warn("the key that signed until now is not listed any more: backends that read /jwks.json again refuse what it signed", "kid", kid)
+	}
 }
 
 // keeper returns the keys of an issuer: those of the world before, if nothing

@@ -33,6 +33,9 @@ type Config struct {
 	AnyAudience AnyAudience `koanf:"any_audience" default:"false"`
 	// Claims is passthrough, minimal, or a list of claim names.
 	Claims Claims `koanf:"claims" default:"passthrough"`
+	// Profiles are the outputs of /transform that it may choose; what these show
+	// is for them to say, not for Claims.
+	Profiles []string `koanf:"profiles"`
 }
 
 // Secret is one credential: exactly one of a file's content, an environment

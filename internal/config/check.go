@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"introspectd/internal/callers"
 	"introspectd/internal/listen"
@@ -28,6 +29,9 @@ func (l *loader) check(c *Config) {
 	for i, row := range c.Policies {
 		row.Check(beneath(entry("policies", i)))
 	}
+	for i, row := range c.Profiles {
+		row.Check(beneath(entry("profiles", i)))
+	}
 	for i, row := range c.Issuers {
 		row.Check(beneath(entry("issuers", i)))
 	}
@@ -35,6 +39,7 @@ func (l *loader) check(c *Config) {
 	c.Redis.Check(beneath("redis"))
 	c.State.Check(beneath("state"))
 	c.Revocation.Check(beneath("revocation"))
+	c.Signing.Check(time.Now(), beneath("signing"))
 	c.Telemetry.Check(beneath("telemetry"))
 
 	// The owners' words are the better ones where both have some.
@@ -46,6 +51,8 @@ func (l *loader) check(c *Config) {
 	l.checkListeners(c, once)
 	l.checkNames(c, once)
 	checkReferences(c, once)
+	checkProfiles(c, once)
+	checkSigning(c, once)
 	callers.CheckAll(c.Callers, func(key, problem string) {
 		once("callers"+key, problem)
 	})
@@ -97,6 +104,7 @@ func (l *loader) checkNames(c *Config, fault func(key, problem string)) {
 	}
 	unique("callers", "id", len(c.Callers), func(i int) string { return c.Callers[i].ID })
 	unique("policies", "name", len(c.Policies), func(i int) string { return c.Policies[i].Name })
+	unique("profiles", "name", len(c.Profiles), func(i int) string { return c.Profiles[i].Name })
 	unique("issuers", "name", len(c.Issuers), func(i int) string { return c.Issuers[i].Name })
 	unique("issuers", "issuer", len(c.Issuers), func(i int) string { return c.Issuers[i].Issuer })
 }
@@ -114,14 +122,14 @@ func checkReferences(c *Config, fault func(key, problem string)) {
 	exist := func(path string, named []string) {
 		for i, name := range named {
 			if !slices.Contains(names, name) {
-				fault(entry(path, i), missing(name, names))
+				fault(entry(path, i), missing("issuer", name, names))
 			}
 		}
 	}
 	clients := func(path string, rows []callers.Client) {
 		for i, client := range rows {
 			if client.Issuer != "" && !slices.Contains(names, client.Issuer) {
-				fault(join(entry(path, i), "issuer"), missing(client.Issuer, names))
+				fault(join(entry(path, i), "issuer"), missing("issuer", client.Issuer, names))
 			}
 		}
 	}
@@ -141,9 +149,69 @@ func checkReferences(c *Config, fault func(key, problem string)) {
 	}
 }
 
-func missing(name string, names []string) string {
-	if word := nearest(name, names); word != "" {
-		return fmt.Sprintf("no issuer is named %q; did you mean %s?", name, word)
+// checkProfiles holds callers and policies against the profiles there are.
+func checkProfiles(c *Config, fault func(key, problem string)) {
+	var names []string
+	for _, row := range c.Profiles {
+		names = append(names, row.Name)
 	}
-	return fmt.Sprintf("no issuer is named %q; there are %s", name, strings.Join(names, ", "))
+	for i, row := range c.Callers {
+		path := entry("callers", i) + ".profiles"
+		for j, name := range row.Profiles {
+			if !slices.Contains(names, name) {
+				fault(entry(path, j), missing("profile", name, names))
+			}
+		}
+		if len(row.Profiles) > 0 && !slices.Contains(row.May, callers.Transform) {
+			fault(path, "profiles are outputs of /transform: expected transform among what the caller may do")
+		}
+	}
+	for i, row := range c.Policies {
+		path := entry("policies", i) + ".assertion."
+		n := slices.Index(names, row.Assertion.Profile)
+		switch {
+		case row.Assertion.Profile == "":
+		case n < 0:
+			fault(path+"profile", missing("profile", row.Assertion.Profile, names))
+		case len(c.Profiles[n].Assertion.Audience) == 0:
+			fault(path+"profile", fmt.Sprintf("the profile %s signs nothing: expected its assertion.audience", row.Assertion.Profile))
+		case row.Assertion.Header == "" && row.TakesHeader(c.Profiles[n].Shape.Header()):
+			fault(path+"header", fmt.Sprintf("expected another header than %s, which already carries a claim", c.Profiles[n].Shape.Header()))
+		}
+	}
+}
+
+// checkSigning holds our own keys against who we are, and against what is to be
+// signed.
+func checkSigning(c *Config, fault func(key, problem string)) {
+	if !c.Signing.Enabled() {
+		for i, row := range c.Profiles {
+			if len(row.Assertion.Audience) > 0 {
+				fault(entry("profiles", i)+".assertion.audience", "nothing can be signed without signing.keys")
+			}
+		}
+		return
+	}
+	if c.Server.PublicURL == "" {
+		fault("server.public_url", "must be written: it is the iss of what the keys of signing sign")
+	}
+	for i, row := range c.Issuers {
+		// What we sign must never come back as an access token.
+		if row.Issuer == c.Server.PublicURL {
+			fault(entry("issuers", i)+".issuer", "this is server.public_url, our own iss: what we sign is no access token")
+		}
+	}
+	if c.Signing.Generate != "" && c.Redis.Set {
+		fault("signing.generate", "replicas would each make a key of their own: expected signing.keys beside redis")
+	}
+}
+
+func missing(kind, name string, names []string) string {
+	if word := nearest(name, names); word != "" {
+		return fmt.Sprintf("no %s is named %q; did you mean %s?", kind, name, word)
+	}
+	if len(names) == 0 {
+		return fmt.Sprintf("no %s is named %q; there is none", kind, name)
+	}
+	return fmt.Sprintf("no %s is named %q; there are %s", kind, name, strings.Join(names, ", "))
 }

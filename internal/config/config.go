@@ -36,6 +36,7 @@ import (
 	"introspectd/internal/listen"
 	"introspectd/internal/redisstore"
 	"introspectd/internal/revoke"
+	"introspectd/internal/sign"
 	"introspectd/internal/telemetry"
 )
 
@@ -44,16 +45,18 @@ import (
 type Config struct {
 	Server Server `koanf:"server"`
 	// Include holds globs, relative to the file, of files that add entries to
-	// Callers, Policies and Issuers.
+	// Callers, Policies, Profiles and Issuers.
 	Include    []string                  `koanf:"include"`
 	Callers    []callers.Config          `koanf:"callers"`
 	Auth       httpapi.AuthConfig        `koanf:"auth"`
 	Policies   []httpapi.Policy          `koanf:"policies"`
+	Profiles   []httpapi.Profile         `koanf:"profiles"`
 	Issuers    []introspect.IssuerConfig `koanf:"issuers"`
 	Cache      introspect.CacheConfig    `koanf:"cache"`
 	Redis      redisstore.Config         `koanf:"redis"`
 	State      filestore.Config          `koanf:"state"`
 	Revocation revoke.Config             `koanf:"revocation"`
+	Signing    sign.Config               `koanf:"signing"`
 	Telemetry  telemetry.Config          `koanf:"telemetry"`
 
 	read, globs []string

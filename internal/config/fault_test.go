@@ -54,7 +54,7 @@ func TestFaults(t *testing.T) {
 		{name: "keys are case-exact", body: corp + "Auth: {}\n", want: "c.yaml:5:1: Auth: unknown key; did you mean auth?"},
 		{
 			name: "a dot in a key is no level", body: corp + "server.listen: 127.0.0.1:1\n",
-			want: "c.yaml:5:1: server.listen: unknown key; expected one of server, include, callers, auth, policies, issuers, cache, redis, state, revocation, telemetry",
+			want: "c.yaml:5:1: server.listen: unknown key; expected one of server, include, callers, auth, policies, profiles, issuers, cache, redis, state, revocation, signing, telemetry",
 		},
 		{
 			name: "an unknown key in TOML", file: "c.toml", body: "[[issuers]]\nname = 'corp'\nissuer = 'https://idp.example'\n[issuers.keys]\ndiscover = true\nrefrsh = '1m'\n",
@@ -113,7 +113,7 @@ func TestFaults(t *testing.T) {
 		{name: "an unknown key in the environment", body: corp, env: []string{"INTROSPECTD_SERVER__LISTN=x"}, want: "INTROSPECTD_SERVER__LISTN: server.listn: unknown key; did you mean listen?"},
 		{name: "an entry of a list in the environment", body: corp, env: []string{"INTROSPECTD_ISSUERS__0__NAME=x"}, want: "INTROSPECTD_ISSUERS__0__NAME: issuers.0.name: entries of a list can't be set one by one from here; write them in the file"},
 		{name: "nothing as true or false", body: corp, env: []string{"INTROSPECTD_SERVER__PPROF="}, want: "INTROSPECTD_SERVER__PPROF: server.pprof: expected true or false, got \"\""},
-		{name: "a later key in the environment", body: corp, env: []string{"INTROSPECTD_SIGNING__KEY=x"}, want: "INTROSPECTD_SIGNING__KEY: signing.key: not built yet: our own signing keys"},
+		{name: "a later key in the environment", body: corp, env: []string{"INTROSPECTD_AUTH__CACHEABLE=true"}, want: "INTROSPECTD_AUTH__CACHEABLE: auth.cacheable: not built yet: Cache-Control on the answers of /auth"},
 		{name: "a wrong value on the command line", body: corp, flags: map[string]string{"server.listen": "nowhere"}, want: `command line: server.listen: expected host:port or unix:/path, got "nowhere"`},
 		{name: "a state file in no directory", body: corp + "state: {path: nowhere/state}\n", want: `c.yaml:5:9: state.path: expected a file in a directory that exists, got "nowhere/state"`},
 		{name: "a directory as the state file", body: corp, env: []string{"INTROSPECTD_STATE__PATH=/"}, want: `INTROSPECTD_STATE__PATH: state.path: expected a file, got the directory "/"`},
@@ -124,8 +124,8 @@ func TestFaults(t *testing.T) {
 		{name: "server.ext_authz_grpc", body: corp + "server: {ext_authz_grpc: ':9191'}\n", want: "c.yaml:5:10: server.ext_authz_grpc: not built yet: Envoy's gRPC ext_authz"},
 		{name: "auth.cacheable", body: corp + "auth: {cacheable: true}\n", want: "c.yaml:5:8: auth.cacheable: not built yet: Cache-Control on the answers of /auth"},
 		{
-			name: "whole sections", body: corp + "errors: {}\nprofiles: []\nsigning: {}\n",
-			want: "c.yaml:5:1: errors: not built yet: error bodies in the form of WSO2\nc.yaml:6:1: profiles: not built yet: named outputs of /transform\nc.yaml:7:1: signing: not built yet: our own signing keys",
+			name: "whole sections", body: corp + "errors: {}\n",
+			want: "c.yaml:5:1: errors: not built yet: error bodies in the form of WSO2",
 		},
 		{
 			name: "redis without a seal key", body: corp + "redis: {}\n",
@@ -141,10 +141,6 @@ func TestFaults(t *testing.T) {
 				"c.yaml:12:3: redis.timeout: expected 10ms to 5s, got 1ms\n" +
 				"c.yaml:13:15: redis.seal_keys[0]: expected a readable file: open none: no such file or directory\n" +
 				"c.yaml:14:3: redis.tls.enabled: expected true, as other keys of tls are set",
-		},
-		{
-			name: "keys of a caller", body: corp + "callers:\n  - id: a\n    secrets: [{sha256: " + digest + "}]\n    may: [introspect]\n    any_audience: true\n    profiles: []\n",
-			want: "c.yaml:10:5: callers[0].profiles: not built yet: named outputs of /transform",
 		},
 		{
 			name: "permissions and methods of a caller",
@@ -165,7 +161,7 @@ func TestFaults(t *testing.T) {
 		{
 			name: "TRN-04 every rule at once",
 			body: "issuers:\n  - name: corp\n    issuer: https://idp.example\n    keys: {discover: true}\n    claims:\n      rules:\n        - {set: sub, value: claims.uid}\n        - {drop: a, require: b}\n        - set: groups\n          value: |\n            claims.groups\n              .filter(g, g.startWith(\"x\"))\n              .map(g, clams.prefix + g)\n        - {require: size(claims), message: no, valeu: 1}\n",
-			want: "c.yaml:7:12: issuers[0].claims.rules[0].set: sub is reserved; claims.allow_reserved can free it\n" +
+			want: "c.yaml:7:12: issuers[0].claims.rules[0].set: sub is reserved; only an issuer's claims.allow_reserved can free it\n" +
 				"c.yaml:8:11: issuers[0].claims.rules[1]: expected exactly one of set, drop and require, there are 2\n" +
 				"c.yaml:8:11: issuers[0].claims.rules[1].message: expected what the log shows when the rule does not hold\n" +
 				"c.yaml:8:21: issuers[0].claims.rules[1].require: line 1, column 1: undeclared reference to 'b'\n" +
@@ -313,7 +309,7 @@ func TestEveryFaultAtOnceInReadingOrder(t *testing.T) {
 		`main.yaml:8:28: issuers[0].keys.refresh: expected a duration with a unit such as 30s, got 5`,
 		`main.yaml:9:5: issuers[0].require: exp can't be left out`,
 		`main.yaml:9:5: issuers[0].require: iss can't be left out`,
-		`more/a.yaml:1:1: server: an included file adds to callers, policies and issuers only`,
+		`more/a.yaml:1:1: server: an included file adds to callers, policies, profiles and issuers only`,
 		`more/a.yaml:3:5: policies[0].audiences: expected the audiences this policy takes; any_audience: true takes a token for anyone`,
 		`more/a.yaml:3:15: policies[0].any_audience: expected true or false, got 1`,
 		`more/b.yaml:2:6: policies[2].name: "b" is taken by policies[1].name at more/a.yaml:4:6`,
@@ -330,7 +326,7 @@ func TestIncludeFaults(t *testing.T) {
 		{"a file that is not there", "[gone.yaml]", "", "gone.yaml: no such file or directory"},
 		{"a glob that is none", "['[']", "", `main.yaml:1:11: include[0]: expected a glob such as conf.d/*.yaml, got "["`},
 		{"no list", "[more.yaml]", "callers: {}\n", "more.yaml:1:1: callers: expected a list, got keys with values"},
-		{"includes do not nest", "[more.yaml]", "include: []\n", "more.yaml:1:1: include: an included file adds to callers, policies and issuers only"},
+		{"includes do not nest", "[more.yaml]", "include: []\n", "more.yaml:1:1: include: an included file adds to callers, policies, profiles and issuers only"},
 		{"syntax", "[more.yaml]", "a: b: c\n", "more.yaml: mapping values are not allowed in this context"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

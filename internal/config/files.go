@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 )
 
 // Files lists, in order and once each, every file that was read, is named, or
@@ -30,6 +31,9 @@ func (c *Config) Files() []string {
 		}
 		add(row.Keys.CA)
 		add(row.Keys.TrustStore.Path)
+	}
+	for _, name := range c.Signing.Files() {
+		add(name)
 	}
 	add(c.Server.TLS.Certificate)
 	add(c.Server.TLS.Key)
@@ -73,6 +77,7 @@ func (c *Config) Warnings() []string {
 			found = append(found, fmt.Sprintf("INSECURE issuers[%d].keys.allow_known_public_keys is on: anyone can sign tokens in the name of %s with a key that came with a product", i, row.Name))
 		}
 	}
+	found = append(found, c.Signing.Warnings(time.Now())...)
 	private := c.secretFiles()
 	private["server.tls.key"] = c.Server.TLS.Key
 	keys := make([]string, 0, len(private))

@@ -220,8 +220,8 @@ func (l *loader) add(tree map[string]any, file string) {
 	part, places := l.read(file)
 	for _, list := range slices.Sorted(maps.Keys(part)) {
 		at := places[list]
-		if list != "callers" && list != "policies" && list != "issuers" {
-			l.faultAt(at, list, "an included file adds to callers, policies and issuers only")
+		if list != "callers" && list != "policies" && list != "profiles" && list != "issuers" {
+			l.faultAt(at, list, "an included file adds to callers, policies, profiles and issuers only")
 			continue
 		}
 		if part[list] == nil {

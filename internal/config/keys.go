@@ -70,15 +70,12 @@ func isUnmarshaler(t reflect.Type) bool {
 // was written.
 func later(key string) (string, bool) {
 	purpose, ok := map[string]string{
-		"auth.cacheable":                      "Cache-Control on the answers of /auth",
-		"callers[].profiles":                  "named outputs of /transform",
-		"errors":                              "error bodies in the form of WSO2",
-		"profiles":                            "named outputs of /transform",
-		"server.ext_authz_grpc":               "Envoy's gRPC ext_authz",
-		"server.forwarded":                    "believing forwarded headers",
-		"signing":                             "our own signing keys",
-		"callers[].methods[]=private_key_jwt": "authentication by a signed assertion",
-		"callers[].methods[]=tls_client_auth": "authentication by a client certificate",
+		"auth.cacheable":                                  "Cache-Control on the answers of /auth",
+		"errors":                                          "error bodies in the form of WSO2",
+		"server.ext_authz_grpc":                           "Envoy's gRPC ext_authz",
+		"server.forwarded":                                "believing forwarded headers",
+		"callers[].methods[]=private_key_jwt":             "authentication by a signed assertion",
+		"callers[].methods[]=tls_client_auth":             "authentication by a client certificate",
 		"callers[].methods[]=self_signed_tls_client_auth": "authentication by a client certificate",
 	}[key]
 	return "not built yet: " + purpose, ok

@@ -10,6 +10,7 @@ import (
 
 	"introspectd/internal/callers"
 	"introspectd/internal/introspect"
+	"introspectd/internal/sign"
 )
 
 // Schema is a JSON Schema (2020-12) of the configuration file for editors. It
@@ -38,6 +39,8 @@ func schemaOf(t reflect.Type) (*jsonschema.Schema, error) {
 		return &jsonschema.Schema{Type: "string", Pattern: `^([0-9]+(\.[0-9]*)?(ns|us|µs|ms|s|m|h))+$`}, nil
 	case reflect.TypeFor[introspect.Size]():
 		return &jsonschema.Schema{Type: "string", Pattern: `^[0-9]+(KiB|MiB|GiB)$`}, nil
+	case reflect.TypeFor[sign.Instant]():
+		return &jsonschema.Schema{Type: "string", Format: "date-time"}, nil
 	case reflect.TypeFor[callers.AnyAudience]():
 		return &jsonschema.Schema{OneOf: []*jsonschema.Schema{{Type: "boolean"}, texts()}}, nil
 	case reflect.TypeFor[callers.Claims]():

@@ -76,6 +76,10 @@ func TestSchemaJudgesFiles(t *testing.T) {
 		{"any_audience as a text", "callers: [{any_audience: a}]\n", false},
 		{"a whole number", "revocation: {max_entries: 5}\n", true},
 		{"a broken number", "revocation: {max_entries: 5.5}\n", false},
+		{"a signing key", "signing: {keys: [{file: a.pem, active_from: '2026-12-01T00:00:00Z', algorithm: PS256}]}\n", true},
+		{"a symmetric signing key", "signing: {keys: [{file: a.pem, algorithm: HS256}]}\n", false},
+		{"a profile", "profiles: [{name: a, shape: wso2, output: jwt, assertion: {audience: [b], lifetime: 1m}}]\n", true},
+		{"a shape that there isn't", "profiles: [{name: a, shape: saml}]\n", false},
 		{"a client", "callers: [{clients: [{issuer: a, client_id: b}]}]\n", true},
 		{"claims as a word", "callers: [{claims: minimal}]\n", true},
 		{"claims as another word", "callers: [{claims: all}]\n", false},
@@ -205,7 +209,9 @@ func TestReferenceShowsDefaultLists(t *testing.T) {
 		{"cache", full.Cache, bare.Cache},
 		{"redis", full.Redis, bare.Redis},
 		{"revocation", full.Revocation, bare.Revocation},
+		{"signing", full.Signing, bare.Signing},
 		{"telemetry", full.Telemetry, bare.Telemetry},
+		{"policies[0].assertion", full.Policies[0].Assertion, bare.Policies[0].Assertion},
 		{"policies[0].headers", full.Policies[0].Headers, bare.Policies[0].Headers},
 		{"issuers[0].claims", fmt.Sprint(full.Issuers[0].Claims), fmt.Sprint(bare.Issuers[0].Claims)},
 		{"issuers[0].keys", fmt.Sprint(full.Issuers[0].Keys), fmt.Sprint(bare.Issuers[0].Keys)},
@@ -238,11 +244,13 @@ func TestReferenceExamplesLoad(t *testing.T) {
 		"billing": secret, "billing-next": "n" + secret, "signing.pem": pem, "old.pem": pem,
 		"seal":       "c2VhbCBrZXkgb2YgdGhpcnR5LXR3byBieXRlczogb2s=",
 		"truststore": "wso2carbon\n", "client-truststore.jks": trustStore(t, "wso2carbon", "apim-signing-2026"),
-		"c.yaml": strings.ReplaceAll(body, "/run/secrets/", ""),
+		"assertions.pem": privateKey(t), "assertions-next.pem": privateRSA(t),
+		// Signing needs it, and the reference shows what holds when nothing is written.
+		"c.yaml": strings.Replace(strings.ReplaceAll(body, "/run/secrets/", ""), `public_url: ""`, "public_url: https://introspect.example", 1),
 	})
 	t.Setenv("BILLING_TOKEN", "b"+secret)
 	c := load(t, "c.yaml", config.Options{})
-	want := []string{"c.yaml", "billing", "billing-next", "seal", "signing.pem", "old.pem", "client-truststore.jks", "truststore"}
+	want := []string{"c.yaml", "billing", "billing-next", "seal", "signing.pem", "old.pem", "client-truststore.jks", "truststore", "assertions.pem", "assertions-next.pem"}
 	got := c.Files()
 	slices.Sort(want)
 	slices.Sort(got)

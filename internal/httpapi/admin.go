@@ -66,7 +66,7 @@ func NewAdmin(o AdminOptions) http.Handler {
 	e.GET("/revocations", func(c *gin.Context) { o.act(c, callers.RevokeBroad, "/revocations", o.list) })
 	e.DELETE("/revocations/:id", func(c *gin.Context) { o.act(c, callers.RevokeBroad, "/revocations/{id}", o.takeBack(c.Param("id"))) })
 	if o.PProf {
-		e.GET("/debug/pprof/*profile", func(c *gin.Context) { o.act(c, callers.Operate, "/debug/pprof", profile) })
+		e.GET("/debug/pprof/*profile", func(c *gin.Context) { o.act(c, callers.Operate, "/debug/pprof", goProfile) })
 	}
 	return e
 }
@@ -242,7 +242,7 @@ func (o *AdminOptions) explain(w http.ResponseWriter, r *http.Request, _ *caller
 	return outcome{status: http.StatusOK}
 }
 
-func profile(w http.ResponseWriter, r *http.Request, _ *callers.Caller) outcome {
+func goProfile(w http.ResponseWriter, r *http.Request, _ *callers.Caller) outcome {
 	switch name := strings.TrimPrefix(r.URL.Path, "/debug/pprof/"); name {
 	case "cmdline":
 		pprof.Cmdline(w, r)

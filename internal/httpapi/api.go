@@ -35,6 +35,7 @@ import (
 
 	"introspectd/internal/callers"
 	"introspectd/internal/introspect"
+	"introspectd/internal/sign"
 )
 
 // Options are what an API works with.
@@ -44,6 +45,9 @@ type Options struct {
 	Rows         []callers.Config // those that Callers were made of
 	Auth         AuthConfig
 	Policies     []Policy
+	Profiles     []Profile
+	// Signer signs assertions; nil means that nothing is signed.
+	Signer *sign.Signer
 	// PublicURL is our own issuer identifier; empty means no metadata.
 	PublicURL string
 	Observer  *Observer
@@ -57,6 +61,7 @@ type API struct {
 	callers      *callers.Callers
 	views        []callerView // by the caller's index
 	policies     map[string]*policy
+	profiles     map[string]*profile
 	allowFrom    []callers.Peer
 	observer     *Observer
 	ready        func() Readiness
@@ -75,6 +80,7 @@ func New(o Options) *API {
 		introspector: o.Introspector,
 		callers:      o.Callers,
 		policies:     make(map[string]*policy, len(o.Policies)),
+		profiles:     make(map[string]*profile, len(o.Profiles)),
 		allowFrom:    o.Auth.AllowFrom,
 		observer:     o.Observer,
 		ready:        o.Ready,
@@ -82,8 +88,11 @@ func New(o Options) *API {
 	for _, row := range o.Rows {
 		a.views = append(a.views, compileView(row))
 	}
+	for _, row := range o.Profiles {
+		a.profiles[row.Name] = compileProfile(row, o.Signer)
+	}
 	for _, row := range o.Policies {
-		a.policies[row.Name] = compilePolicy(row)
+		a.policies[row.Name] = compilePolicy(row, a.profiles)
 	}
 	a.engine = newEngine(a.observer)
 	a.engine.POST("/introspect", a.observed("/introspect", a.introspect))
@@ -93,8 +102,11 @@ func New(o Options) *API {
 	unreported := a.engine.Group("", a.observer.guard)
 	unreported.GET("/livez", livez)
 	unreported.GET("/readyz", readyz(a.ready, false))
+	if o.Signer != nil {
+		unreported.GET("/jwks.json", keySet(o.Signer.Keys().JWKS()))
+	}
 	if o.PublicURL != "" {
-		document := metadata(o.PublicURL)
+		document := metadata(o.PublicURL, o.Signer != nil)
 		unreported.GET("/.well-known/oauth-authorization-server", document)
 		unreported.GET("/.well-known/openid-configuration", document)
 		a.engine.POST("/token", a.observed("/token", noGrants))
@@ -135,16 +147,19 @@ func CallerDemand(row callers.Config) introspect.Demand {
 }
 
 func compileView(row callers.Config) callerView {
-	v := callerView{demand: CallerDemand(row)}
-	switch row.Claims.Mode {
+	return callerView{demand: CallerDemand(row), view: viewOf(row.Claims)}
+}
+
+func viewOf(c callers.Claims) introspect.View {
+	switch c.Mode {
 	case callers.Passthrough:
-		v.view = introspect.Passthrough()
+		return introspect.Passthrough()
 	case callers.Minimal:
-		v.view = introspect.Minimal()
+		return introspect.Minimal()
 	case callers.List:
-		v.view = introspect.Only(row.Claims.Names)
+		return introspect.Only(c.Names)
 	}
-	return v
+	return introspect.View{}
 }
 
 // ServeHTTP dispatches by the raw path, and the rest by gin.

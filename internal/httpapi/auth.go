@@ -1,12 +1,16 @@
 package httpapi
 
 import (
+	"cmp"
+	"context"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
 
 	"introspectd/internal/callers"
 	"introspectd/internal/introspect"
+	"introspectd/internal/sign"
 	"introspectd/internal/verify"
 )
 
@@ -54,11 +58,29 @@ func (a *API) gateway(w http.ResponseWriter, r *http.Request, name, query string
 		unavailable(w)
 		return out.failed(answer, err)
 	}
-	reason, values := demands.decide(answer, a.observer)
+	reason := demands.decide(answer)
+	var assertion sign.Assertion
+	if reason == verify.NoReason && p.profile != nil {
+		out.profile = p.profile.name
+		var problem string
+		assertion, reason, problem, err = p.assertion(r.Context(), answer, cmp.Or(out.caller, p.name))
+		if err != nil {
+			unavailable(w)
+			return out.unsigned(answer, err)
+		}
+		out.note = problem
+	}
+	var values []string
+	if reason == verify.NoReason {
+		if reason, values, ok = p.identity(answer, assertion, a.observer); !ok {
+			unavailable(w)
+			return out.unsigned(answer, errNoRoom)
+		}
+	}
 	out = out.judged(answer, reason, reason == verify.NoReason)
 	switch reason {
 	case verify.NoReason:
-		return p.allow(w, values, out)
+		return p.allow(w, values, assertion, out)
 	case verify.InsufficientScope:
 		return out.denied(w, http.StatusForbidden, "insufficient_scope", p.challenge(`error="insufficient_scope"`+demands.scopeAttribute()))
 	case verify.Expired:
@@ -67,36 +89,73 @@ func (a *API) gateway(w http.ResponseWriter, r *http.Request, name, query string
 	return out.denied(w, http.StatusUnauthorized, "invalid_token", p.challenge(`error="invalid_token", error_description="The access token is invalid"`))
 }
 
-// decide holds an answer against the demands, and renders who it is about.
-func (n *narrowed) decide(answer introspect.Answer, o *Observer) (verify.Reason, []string) {
+// decide holds an answer against the demands.
+func (n *narrowed) decide(answer introspect.Answer) verify.Reason {
 	demand := n.demand
 	demand.Scopes = n.scopes
 	reason, refused := demand.Refuses(answer)
 	switch {
 	case refused && reason != verify.InsufficientScope:
-		return reason, nil
+		return reason
 	case slices.ContainsFunc(n.audiences, func(audience string) bool { return !answer.IsFor(audience) }):
-		return verify.WrongAudience, nil
+		return verify.WrongAudience
 	case answer.HasConfirmation():
 		// A token bound to a key is no bearer token (RFC 9449 section 7.2, RFC
 		// 8705 section 3), and possession can't be shown here yet.
-		return verify.ProofFailed, nil
+		return verify.ProofFailed
 	case refused:
-		return reason, nil
+		return reason
 	}
-	values, left, ok := identity(n.headers, n.size, answer)
-	o.headersLeft(n.name, left)
-	if !ok {
-		return verify.BadClaims, nil
-	}
-	return verify.NoReason, values
+	return verify.NoReason
 }
 
+// assertion returns the signed statement of a good answer that goes with it. An
+// error means that there is none to be had, and then nothing may pass.
+func (p *policy) assertion(ctx context.Context, answer introspect.Answer, requester string) (made sign.Assertion, reason verify.Reason, problem string, err error) {
+	if made, ok := p.profile.recall(ctx, answer, requester); ok {
+		return made, verify.NoReason, "", nil
+	}
+	shown, problem := p.profile.shown.Claims(answer)
+	if problem != "" {
+		return made, verify.RuleFailed, problem, nil
+	}
+	made, err = p.profile.assertion(ctx, answer, requester, shown)
+	if errors.Is(err, sign.ErrOver) {
+		return made, verify.Expired, "", nil
+	}
+	return made, verify.NoReason, "", err
+}
+
+// identity renders who a good answer is about. ok is false where the assertion
+// alone leaves no room for it.
+func (p *policy) identity(answer introspect.Answer, assertion sign.Assertion, o *Observer) (reason verify.Reason, values []string, ok bool) {
+	size := p.size
+	if assertion.Text != "" {
+		size += len(p.header) + len(": \r\n") + len(assertion.Text)
+	}
+	values, left, fits := identity(p.headers, size, answer)
+	o.headersLeft(p.name, left)
+	if fits {
+		return verify.NoReason, values, true
+	}
+	if size > p.size {
+		if _, _, fits = identity(p.headers, p.size, answer); fits {
+			return verify.NoReason, nil, false
+		}
+	}
+	return verify.BadClaims, nil, true
+}
+
+var errNoRoom = errors.New("the assertion leaves no room for the headers that name the user: its profile has to show less")
+
 // allow answers exactly 200 with every configured header.
-func (p *policy) allow(w http.ResponseWriter, values []string, out outcome) outcome {
+func (p *policy) allow(w http.ResponseWriter, values []string, assertion sign.Assertion, out outcome) outcome {
 	h := w.Header()
 	for n := range p.headers {
 		h[p.headers[n].header] = values[n : n+1 : n+1]
+	}
+	if p.profile != nil {
+		h[p.header] = []string{assertion.Text}
 	}
 	if p.remove != "" {
 		h[removeHeader] = []string{p.remove}

@@ -38,6 +38,16 @@ type Policy struct {
 	// RemoveHeaders are request headers that Envoy is told to remove, so that the
 	// token stops at the gateway.
 	RemoveHeaders []string `koanf:"remove_headers"`
+	// Assertion is a signed statement that goes with a good answer.
+	Assertion PolicyAssertion `koanf:"assertion"`
+}
+
+// PolicyAssertion says which assertion a policy answers, and where.
+type PolicyAssertion struct {
+	// Profile makes it; empty means none.
+	Profile string `koanf:"profile" default:""`
+	// Header carries it; empty means the one that the profile's shape has.
+	Header string `koanf:"header" default:""`
 }
 
 // Check reports every fault of one policy; whether the issuers it names exist
@@ -74,6 +84,34 @@ func (p Policy) Check(fault func(key, problem string)) {
 		fault("realm", fmt.Sprintf("expected printable ASCII without quote or backslash, got %q", p.Realm))
 	}
 	p.checkHeaders(fault)
+	p.checkAssertion(fault)
+}
+
+// checkAssertion keeps an assertion out of the headers that carry something else.
+// One in Authorization would be taken for an access token.
+func (p Policy) checkAssertion(fault func(key, problem string)) {
+	header, folded := p.Assertion.Header, strings.ToLower(p.Assertion.Header)
+	switch {
+	case header == "":
+	case p.Assertion.Profile == "":
+		fault("assertion.profile", "expected the profile that makes the assertion")
+	case !headerToken.MatchString(header):
+		fault("assertion.header", fmt.Sprintf("expected the name of a header (RFC 9110 section 5.6.2), got %q", header))
+	case p.TakesHeader(header):
+		fault("assertion.header", "this header already carries a claim, by headers")
+	case folded == "authorization" || slices.Contains(ownHeaders, folded) || strings.HasPrefix(folded, "access-control-") || folded == strings.ToLower(removeHeader):
+		fault("assertion.header", "this header belongs to the connection, to the answer itself or to access tokens and can't carry an assertion")
+	}
+}
+
+// TakesHeader says whether a claim is already answered in that header.
+func (p Policy) TakesHeader(header string) bool {
+	for name := range p.Headers {
+		if strings.EqualFold(name, header) {
+			return true
+		}
+	}
+	return false
 }
 
 // checkHeaders keeps a policy from naming a header that would change the

@@ -54,10 +54,10 @@ func (p *parameter) set(value string) error {
 
 // parameters are what a judging endpoint reads of its form.
 type parameters struct {
-	token, hint, profile                    parameter
+	token, hint, profile, output            parameter
 	clientID, clientSecret, clientAssertion parameter
-	// profiled says that profile is a parameter of this endpoint; elsewhere it
-	// is an unknown one.
+	// profiled says that profile and output are parameters of this endpoint;
+	// elsewhere they are unknown ones.
 	profiled bool
 }
 
@@ -72,6 +72,10 @@ func (p *parameters) take(name, value string) error {
 	case "profile":
 		if p.profiled {
 			return p.profile.set(value)
+		}
+	case "output":
+		if p.profiled {
+			return p.output.set(value)
 		}
 	case "client_id":
 		return p.clientID.set(value)

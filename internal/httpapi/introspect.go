@@ -23,11 +23,14 @@ func (a *API) introspect(w http.ResponseWriter, r *http.Request) outcome {
 }
 
 // transform answers POST /transform: the mapped claims in an object of their
-// own.
+// own, or what a profile makes of them.
 func (a *API) transform(w http.ResponseWriter, r *http.Request) outcome {
 	p, bad := readForm(w, r, true)
 	if bad != nil {
 		return refuse(w, bad)
+	}
+	if p.profile.value != "" || p.output.value != "" {
+		return a.profiled(w, r, p)
 	}
 	return a.judge(w, r, p, callers.Transform, func(dst []byte, v introspect.View, answer introspect.Answer) []byte {
 		return v.AppendTransformed(dst, answer)
@@ -44,7 +47,7 @@ func (a *API) judge(w http.ResponseWriter, r *http.Request, p parameters, needs 
 		return out
 	}
 	out.caller = caller.ID
-	if bad := p.check(needs); bad != nil {
+	if bad := p.check(); bad != nil {
 		refused := refuse(w, bad)
 		refused.caller = caller.ID
 		return refused
@@ -73,12 +76,9 @@ var buffers = sync.Pool{New: func() any { return new(make([]byte, 0, 4096)) }}
 
 // check is what the parameters must be once the caller is known. A parameter
 // without a value counts as omitted (RFC 6749 section 3.2).
-func (p *parameters) check(needs callers.Permission) *problem {
-	switch {
-	case p.token.value == "":
+func (p *parameters) check() *problem {
+	if p.token.value == "" {
 		return badRequest("token is missing")
-	case needs == callers.Transform && p.profile.value != "":
-		return badRequest("there is no such profile")
 	}
 	return nil
 }

@@ -35,6 +35,7 @@ import (
 	"introspectd/internal/jwks"
 	"introspectd/internal/memstore"
 	"introspectd/internal/revoke"
+	ours "introspectd/internal/sign"
 	"introspectd/internal/transform"
 	"introspectd/internal/verify"
 )
@@ -139,8 +140,11 @@ type setup struct {
 	issuers  []introspect.IssuerConfig
 	callers  []callers.Config
 	policies []httpapi.Policy
-	allow    []string // auth.allow_from
-	public   string   // public_url
+	profiles []httpapi.Profile
+	keys     []ours.Key      // our own; none means that nothing is signed
+	kept     *memstore.Store // assertions
+	allow    []string        // auth.allow_from
+	public   string          // public_url
 	store    introspect.Cache
 	digests  []byte // the key of the store's digests
 	meter    metric.Meter
@@ -360,8 +364,18 @@ func (f *fixture) wire(s setup) {
 		f.must(peer.UnmarshalText([]byte(text)))
 		auth.AllowFrom = append(auth.AllowFrom, peer)
 	}
+	var signer *ours.Signer
+	if len(s.keys) > 0 {
+		keys, err := ours.Of(s.keys...)
+		f.must(err)
+		o := ours.Options{Keys: keys, Issuer: s.public, Now: f.clock.now}
+		if s.kept != nil {
+			o.Cache = s.kept
+		}
+		signer = ours.New(o)
+	}
 	f.api = httpapi.New(httpapi.Options{
-		Introspector: introspector, Callers: who, Rows: s.callers, Auth: auth, Policies: s.policies,
+		Introspector: introspector, Callers: who, Rows: s.callers, Auth: auth, Policies: s.policies, Profiles: s.profiles, Signer: signer,
 		PublicURL: s.public, Observer: observer, Ready: s.ready,
 	})
 	figures := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "introspectd_build_info 1\n") })
@@ -537,7 +551,7 @@ func (f *fixture) holdToPromises(r *http.Request, got response) {
 		f.Helper()
 		f.Errorf("%s %s: %s; got %d %v %q", r.Method, r.URL.Path, fmt.Sprintf(format, arguments...), got.status, got.header, got.body)
 	}
-	public := strings.HasPrefix(r.URL.Path, "/.well-known/") || r.URL.Path == "/metrics" || r.URL.Path == "/openapi.yaml" ||
+	public := strings.HasPrefix(r.URL.Path, "/.well-known/") || r.URL.Path == "/jwks.json" || r.URL.Path == "/metrics" || r.URL.Path == "/openapi.yaml" ||
 		strings.HasPrefix(r.URL.Path, "/debug/")
 	if !public || got.status >= 400 {
 		if cc := got.header.Values("Cache-Control"); !slices.Equal(cc, []string{"no-store"}) {

@@ -1,20 +1,31 @@
 package httpapi
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/gin-gonic/gin"
+
+	"introspectd/internal/sign"
 )
 
 // metadata answers the discovery documents: RFC 8414 section 2 with the
 // members that resource servers configure themselves from. response_types is
 // the least untrue value for a server without an authorization endpoint; the
 // member itself is required.
-func metadata(publicURL string) gin.HandlerFunc {
+func metadata(publicURL string, signs bool) gin.HandlerFunc {
 	base := strings.TrimSuffix(publicURL, "/")
 	methods := []string{"client_secret_basic", "client_secret_post"}
+	keys := ""
+	if signs {
+		keys = base + "/jwks.json"
+	}
 	body, err := json.Marshal(struct {
 		Issuer                string   `json:"issuer"`
 		IntrospectionEndpoint string   `json:"introspection_endpoint"`
@@ -22,6 +33,7 @@ func metadata(publicURL string) gin.HandlerFunc {
 		RevocationEndpoint    string   `json:"revocation_endpoint"`
 		RevocationMethods     []string `json:"revocation_endpoint_auth_methods_supported"`
 		TokenEndpoint         string   `json:"token_endpoint"`
+		JWKSURI               string   `json:"jwks_uri,omitempty"`
 		ResponseTypes         []string `json:"response_types_supported"`
 		Claims                []string `json:"claims_supported"`
 	}{
@@ -31,6 +43,7 @@ func metadata(publicURL string) gin.HandlerFunc {
 		RevocationEndpoint:    base + "/revoke",
 		RevocationMethods:     methods,
 		TokenEndpoint:         base + "/token",
+		JWKSURI:               keys,
 		ResponseTypes:         []string{"none"},
 		Claims:                []string{"active", "scope", "client_id", "username", "token_type", "exp", "iat", "nbf", "sub", "aud", "iss", "jti", "cnf"},
 	})
@@ -55,4 +68,26 @@ func (w cached) WriteHeader(status int) {
 // expect the endpoint, and no grant is supported (RFC 6749 section 5.2).
 func noGrants(w http.ResponseWriter, _ *http.Request) outcome {
 	return refuse(w, &problem{status: http.StatusBadRequest, code: "unsupported_grant_type"})
+}
+
+// keySet answers GET /jwks.json: our own public keys, those included that are yet
+// to sign, so that whoever keeps the set for its lifetime knows each in time.
+func keySet(set []byte) gin.HandlerFunc {
+	sum := sha256.Sum256(set)
+	tag := `"` + base64.RawURLEncoding.EncodeToString(sum[:]) + `"`
+	lifetime := "max-age=" + strconv.Itoa(int(sign.CacheLifetime/time.Second))
+	return func(c *gin.Context) {
+		h := c.Writer.Header()
+		h.Set("Cache-Control", lifetime)
+		h.Set("ETag", tag)
+		if slices.Contains(c.Request.Header.Values("If-None-Match"), tag) {
+			c.Writer.WriteHeader(http.StatusNotModified)
+			c.Writer.WriteHeaderNow()
+			return
+		}
+		h.Set("Content-Type", "application/jwk-set+json")
+		h.Set("Content-Length", strconv.Itoa(len(set)))
+		c.Writer.WriteHeader(http.StatusOK)
+		_, _ = c.Writer.Write(set) // a peer that is gone needs no answer
+	}
 }

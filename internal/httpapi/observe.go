@@ -32,7 +32,7 @@ type outcome struct {
 	note   string // for the operator
 	err    error  // why we could not tell
 
-	caller, policy string
+	caller, policy, profile string
 
 	isVerdict bool
 	active    bool
@@ -165,7 +165,7 @@ func (o *Observer) report(ctx context.Context, span trace.Span, key requestKey, 
 	if !o.log.Enabled(ctx, level) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 14)
+	attrs := make([]slog.Attr, 0, 15)
 	attrs = append(attrs,
 		slog.String("route", key.route), slog.String("method", key.method), slog.Int("status", key.status),
 		slog.Float64("duration_ms", float64(took.Microseconds())/1000))
@@ -174,6 +174,7 @@ func (o *Observer) report(ctx context.Context, span trace.Span, key requestKey, 
 		{"note", out.note},
 		{"caller", out.caller},
 		{"policy", out.policy},
+		{"profile", out.profile},
 		{"issuer", out.issuer},
 		{"reason", out.reason},
 		{"token_ref", out.ref},

@@ -88,7 +88,7 @@ func TestParity(t *testing.T) {
 		{"too long", good + strings.Repeat("A", 16<<10), false},
 		{"garbage", "x", false},
 	}
-	f := newFixture(t)
+	f := newFixture(t, signing)
 	for _, row := range rows {
 		t.Run("JWT-19 "+row.name, func(t *testing.T) {
 			var first string
@@ -113,7 +113,12 @@ func TestParity(t *testing.T) {
 				if got.status != 200 || row.active == (got.body == inactive) {
 					t.Errorf("/transform, %s: got %d %s, want active %t", memory, got.status, got.body, row.active)
 				}
-				for _, path := range []string{"/auth", "/auth/lenient", "/ext-authz/lenient", "/ext-authz/lenient/a?b"} {
+				got = f.post("/transform", form("token", row.token, "profile", "plain", "output", "jwt"), as("any")...)
+				note()
+				if got.status != 200 || row.active != strings.Contains(got.body, `"assertion":"`) || row.active == (got.body == inactive) {
+					t.Errorf("/transform with a profile, %s: got %d, want active %t", memory, got.status, row.active)
+				}
+				for _, path := range []string{"/auth", "/auth/with-plain", "/auth/lenient", "/ext-authz/lenient", "/ext-authz/lenient/a?b"} {
 					got := f.get(path, row.token)
 					note()
 					want := http.StatusOK

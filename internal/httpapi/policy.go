@@ -1,6 +1,8 @@
 package httpapi
 
 import (
+	"cmp"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -19,6 +21,10 @@ type policy struct {
 	// size is what an answer's headers take in bytes without the identity.
 	size  int
 	realm string
+	// profile makes the assertion that goes with a good answer, in the header of
+	// that name; nil for none.
+	profile *profile
+	header  string
 }
 
 const removeHeader = "X-Envoy-Auth-Headers-To-Remove"
@@ -32,7 +38,7 @@ func PolicyDemand(row Policy) introspect.Demand {
 	}
 }
 
-func compilePolicy(row Policy) *policy {
+func compilePolicy(row Policy, profiles map[string]*profile) *policy {
 	p := &policy{
 		name:    row.Name,
 		demand:  PolicyDemand(row),
@@ -40,6 +46,9 @@ func compilePolicy(row Policy) *policy {
 		remove:  strings.ToLower(strings.Join(row.RemoveHeaders, ",")),
 		size:    ownHeaderBytes,
 		realm:   row.Realm,
+	}
+	if p.profile = profiles[row.Assertion.Profile]; p.profile != nil {
+		p.header = http.CanonicalHeaderKey(cmp.Or(row.Assertion.Header, p.profile.shape.Header()))
 	}
 	if p.remove != "" {
 		p.size += len(removeHeader) + len(": \r\n") + len(p.remove)

@@ -34,7 +34,7 @@ func badRequest(description string) *problem {
 }
 
 // readForm reads the parameters of a POST in the order of the contract: media
-// type, size, form. With orJSON a JSON object {"token","profile"} will do too.
+// type, size, form. With orJSON a JSON object will do too.
 func readForm(w http.ResponseWriter, r *http.Request, orJSON bool) (p parameters, bad *problem) {
 	isJSON, bad := mediaType(r, orJSON)
 	if bad != nil {
@@ -132,8 +132,8 @@ func leaveBody(w http.ResponseWriter, r *http.Request) {
 // moment is how long an answer over HTTP/2 waits for a body that nobody wants.
 const moment = 100 * time.Millisecond
 
-// readJSON reads the JSON form of a request: no member but token and profile,
-// each a string, none twice.
+// readJSON reads the JSON form of a request: no member but token, profile and
+// output, each a string, none twice.
 func (p *parameters) readJSON(body []byte) *problem {
 	set, err := claims.Decode(body)
 	if err != nil {
@@ -141,8 +141,8 @@ func (p *parameters) readJSON(body []byte) *problem {
 	}
 	for _, m := range set {
 		value, ok := claims.String(m.Value)
-		if !ok || m.Name != "token" && m.Name != "profile" {
-			return badRequest("expected the members token and profile, both strings")
+		if !ok || m.Name != "token" && m.Name != "profile" && m.Name != "output" {
+			return badRequest("expected the members token, profile and output, all strings")
 		}
 		_ = p.take(m.Name, value) // names are unique in a set
 	}

@@ -19,7 +19,7 @@ func (a *API) revoke(w http.ResponseWriter, r *http.Request) outcome {
 	if !ok {
 		return out
 	}
-	if bad := p.check(callers.Revoke); bad != nil {
+	if bad := p.check(); bad != nil {
 		out = refuse(w, bad)
 		out.caller = caller.ID
 		return out

@@ -51,6 +51,16 @@ func (a Answer) Expires() int64 { return a.expires }
 // SHA-256(header.payload) in hex.
 func (a Answer) Ref() string { return hex.EncodeToString(a.input[:8]) }
 
+// Origin is what the answer was made of, as a digest each: the token's header and
+// payload, and the configuration of its issuer. It is nothing unless the token is
+// active.
+func (a Answer) Origin() (origin [2 * sha256.Size]byte) {
+	if a.active && a.issuer != nil {
+		copy(origin[copy(origin[:], a.input[:]):], a.issuer.fingerprint[:])
+	}
+	return origin
+}
+
 // Body is the whole answer of RFC 7662 section 2.2 as one JSON object; nil
 // unless the token is active. It must not be changed.
 func (a Answer) Body() []byte { return a.body }

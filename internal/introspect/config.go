@@ -20,7 +20,14 @@ type IssuerConfig struct {
 
 // CacheConfig is the section `cache`.
 type CacheConfig struct {
-	Verdicts VerdictsConfig `koanf:"verdicts"`
+	Verdicts   VerdictsConfig   `koanf:"verdicts"`
+	Assertions AssertionsConfig `koanf:"assertions"`
+}
+
+// AssertionsConfig bounds the remembered assertions of this process.
+type AssertionsConfig struct {
+	// Size is the memory for them, in bytes.
+	Size Size `koanf:"size" default:"32MiB"`
 }
 
 // VerdictsConfig bounds the remembered verdicts of this process, and says which
@@ -97,11 +104,17 @@ func (c IssuerConfig) WithPreset(written func(key string) bool) (IssuerConfig, [
 // leastSize is the store in which the largest possible verdict still fits.
 const leastSize = 64 << 20
 
+// leastAssertions is the store in which the largest assertion still fits.
+const leastAssertions = 32 << 20
+
 // Check reports every fault of c.
 func (c CacheConfig) Check(fault func(key, problem string)) {
 	v := c.Verdicts
 	if v.Size != 0 && v.Size < leastSize {
 		fault("verdicts.size", fmt.Sprintf("expected 0KiB (nothing is remembered) or at least 64MiB, got %d bytes", v.Size))
+	}
+	if size := c.Assertions.Size; size < leastAssertions {
+		fault("assertions.size", fmt.Sprintf("expected at least 32MiB, got %d bytes", size))
 	}
 	if v.TTL < time.Second {
 		fault("verdicts.ttl", fmt.Sprintf("expected at least 1s, got %s", v.TTL))

@@ -130,7 +130,7 @@ func (c Config) checkTarget(name string, fault func(problem string)) {
 		return
 	}
 	if slices.Contains(freeable, name) {
-		fault(name + " is reserved; claims.allow_reserved can free it")
+		fault(name + " is reserved; only an issuer's claims.allow_reserved can free it")
 		return
 	}
 	fault(name + " is reserved")
