@@ -379,8 +379,16 @@ func gatewayRows(method, described, prefix string, t tokens) []row {
 		{name: "revocations are unknown", status: 503, world: "untold", request: at("default", "").bearing(t.good)},
 		{name: "another policy in the header", status: 503, request: at("default", "").bearing(t.good).with("X-Introspectd-Policy", "orders")},
 	}
+	// The same in the words of WSO2: what is described is what is answered.
+	for _, r := range all {
+		if r.world == "" && r.status != http.StatusOK {
+			r.name, r.world = r.name+", as WSO2 says it", "wso2"
+			all = append(all, r)
+		}
+	}
 	if own {
 		all = append(all,
+			row{name: "a scope is missing, as WSO2 says it", status: 403, world: "wso2", request: at("default", "?scope=orders").bearing(t.narrow)},
 			row{name: "a scope is missing", status: 403, request: at("default", "?scope=orders").bearing(t.narrow)},
 			row{name: "a query that asks for what is there", status: 200, request: at("default", "?scope=orders&scope=read&audience=https%3A%2F%2Fapi.example%2Fdev").bearing(t.good)},
 			row{name: "a query nobody knows", status: 503, request: at("default", "?role=x").bearing(t.good)})
@@ -442,6 +450,7 @@ func TestHandlersAnswerAsTheDescriptionSays(t *testing.T) {
 		// Its store takes nothing any more; the other has none.
 		"forgetful": newWorldThatKeeps(t, dir, revoke.Options{File: kept}, nil),
 		"unkept":    newWorldThatKeeps(t, dir, revoke.Options{}, nil),
+		"wso2":      newWorld(t, dir, func(w *world) { w.api.Errors.Format = httpapi.WSO2 }),
 		"crowded":   newWorld(t, dir, func(w *world) { w.ops.Metrics = crowd(t, w.ops.Metrics) }),
 	}
 	now := time.Now().Unix()
@@ -620,6 +629,7 @@ func TestAnswersOfOursHaveNoOtherMembers(t *testing.T) {
 		"Revocation":  `{"id":"0f1e2d3c4b5a69788796a5b4c3d2e1f0","kind":"token","iss":"i","token_ref":"0f1e2d3c4b5a6978","created":"2026-11-25T09:30:00Z","expires":"2026-11-25T09:30:00Z","by":"c"}`,
 		"Revocations": `{"revocations":[],"total":0,"complete":true,"current":true,"lag_seconds":0}`, "RevocationError": `{"error":"unauthorized_client"}`,
 		"Withdrawal": `{"issuer":"corp","all":true}`, "Inactive": `{"active":false}`, "Transformed": `{"active":true,"iss":"i","exp":1,"claims":{}}`,
+		"WSO2Error":        `{"code":"900901","message":"m","description":"d"}`,
 		"UnavailableError": `{"error":"temporarily_unavailable"}`, "InvalidRequest": `{"error":"invalid_request"}`,
 	} {
 		var value map[string]any

@@ -50,6 +50,7 @@ type Config struct {
 	Auth       httpapi.AuthConfig        `koanf:"auth"`
 	Policies   []httpapi.Policy          `koanf:"policies"`
 	Issuers    []introspect.IssuerConfig `koanf:"issuers"`
+	Errors     httpapi.ErrorsConfig      `koanf:"errors"`
 	Cache      introspect.CacheConfig    `koanf:"cache"`
 	Redis      redisstore.Config         `koanf:"redis"`
 	State      filestore.Config          `koanf:"state"`

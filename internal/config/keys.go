@@ -72,7 +72,6 @@ func later(key string) (string, bool) {
 	purpose, ok := map[string]string{
 		"auth.cacheable":                                  "Cache-Control on the answers of /auth",
 		"callers[].profiles":                              "named outputs of /transform",
-		"errors":                                          "error bodies in the form of WSO2",
 		"issuers[].claims.preset":                         "ready-made claim mappings",
 		"issuers[].claims.rules":                          "claim rules in CEL",
 		"issuers[].keys.allow_known_public_keys":          "the list of keys whose private half is public",

@@ -44,6 +44,7 @@ type Options struct {
 	Rows         []callers.Config // those that Callers were made of
 	Auth         AuthConfig
 	Policies     []Policy
+	Errors       ErrorsConfig
 	// PublicURL is our own issuer identifier; empty means no metadata.
 	PublicURL string
 	Observer  *Observer
@@ -58,6 +59,7 @@ type API struct {
 	views        []callerView // by the caller's index
 	policies     map[string]*policy
 	allowFrom    []callers.Peer
+	refusals     refusals // of /auth and /ext-authz
 	observer     *Observer
 	ready        func() Readiness
 	engine       *gin.Engine
@@ -76,6 +78,7 @@ func New(o Options) *API {
 		callers:      o.Callers,
 		policies:     make(map[string]*policy, len(o.Policies)),
 		allowFrom:    o.Auth.AllowFrom,
+		refusals:     refusalsIn(o.Errors.Format),
 		observer:     o.Observer,
 		ready:        o.Ready,
 	}
@@ -193,7 +196,7 @@ func refuse(w http.ResponseWriter, p *problem) outcome {
 		w.Header().Add(h[0], h[1])
 	}
 	if p.status == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", "5")
+		w.Header().Set("Retry-After", retryAfter)
 	}
 	respond(w, p.status, errorBody(p.code, p.description))
 	return outcome{status: p.status, code: p.code}
@@ -215,6 +218,9 @@ func respond(w http.ResponseWriter, status int, body []byte) {
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // a peer that is gone needs no answer
 }
+
+// retryAfter is when to ask again where we could not tell, in seconds.
+const retryAfter = "5"
 
 var (
 	contentJSON = []string{"application/json"}
