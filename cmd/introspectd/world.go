@@ -309,7 +309,7 @@ func identityOf(row introspect.IssuerConfig) ([sha256.Size]byte, error) {
 	for _, f := range row.Keys.Files {
 		paths = append(paths, f.Path)
 	}
-	files := contentOf(append(paths, row.Keys.CA))
+	files := contentOf(append(paths, row.Keys.CA, row.Keys.TrustStore.Path, row.Keys.TrustStore.Password.File))
 	return sha256.Sum256(append(text, files[:]...)), nil
 }
 

@@ -157,7 +157,8 @@ func TestFaults(t *testing.T) {
 		},
 		{
 			name: "keys of an issuer", body: "issuers:\n  - name: corp\n    issuer: https://idp.example\n    keys:\n      discover: true\n      truststore: {path: a.jks}\n      allow_known_public_keys: true\n    claims:\n      preset: wso2\n      rules: []\n",
-			want: "c.yaml:6:7: issuers[0].keys.truststore: not built yet: keys from JKS and PKCS#12 stores\nc.yaml:7:7: issuers[0].keys.allow_known_public_keys: not built yet: the list of keys whose private half is public\n" +
+			want: "c.yaml:4:5: issuers[0].keys.jwks_url: expected exactly one of discover, jwks_url, files and truststore, there are 2\n" +
+				"c.yaml:6:20: issuers[0].keys.truststore.path: trust store a.jks: open a.jks: no such file or directory\n" +
 				"c.yaml:9:7: issuers[0].claims.preset: not built yet: ready-made claim mappings\nc.yaml:10:7: issuers[0].claims.rules: not built yet: claim rules in CEL",
 		},
 

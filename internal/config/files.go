@@ -29,6 +29,7 @@ func (c *Config) Files() []string {
 			add(file.Path)
 		}
 		add(row.Keys.CA)
+		add(row.Keys.TrustStore.Path)
 	}
 	add(c.Server.TLS.Certificate)
 	add(c.Server.TLS.Key)
@@ -48,6 +49,9 @@ func (c *Config) secretFiles() map[string]string {
 			files[entry(entry("callers", i)+".bearer_tokens", j)+".file"] = secret.File
 		}
 	}
+	for i, row := range c.Issuers {
+		files[entry("issuers", i)+".keys.truststore.password.file"] = row.Keys.TrustStore.Password.File
+	}
 	for key, name := range c.Redis.Secrets() {
 		files["redis."+key] = name
 	}
@@ -64,6 +68,9 @@ func (c *Config) Warnings() []string {
 	for i, row := range c.Issuers {
 		if row.Keys.AllowHTTP {
 			found = append(found, fmt.Sprintf("INSECURE issuers[%d].keys.allow_http is on: who can change the traffic to the keys of %s can sign tokens in its name", i, row.Name))
+		}
+		if row.Keys.AllowKnownPublicKeys {
+			found = append(found, fmt.Sprintf("INSECURE issuers[%d].keys.allow_known_public_keys is on: anyone can sign tokens in the name of %s with a key that came with a product", i, row.Name))
 		}
 	}
 	private := c.secretFiles()

@@ -74,8 +74,6 @@ func later(key string) (string, bool) {
 		"callers[].profiles":                              "named outputs of /transform",
 		"issuers[].claims.preset":                         "ready-made claim mappings",
 		"issuers[].claims.rules":                          "claim rules in CEL",
-		"issuers[].keys.allow_known_public_keys":          "the list of keys whose private half is public",
-		"issuers[].keys.truststore":                       "keys from JKS and PKCS#12 stores",
 		"profiles":                                        "named outputs of /transform",
 		"server.ext_authz_grpc":                           "Envoy's gRPC ext_authz",
 		"server.forwarded":                                "believing forwarded headers",

@@ -236,12 +236,13 @@ func TestReferenceExamplesLoad(t *testing.T) {
 	pem := publicKey(t)
 	write(t, map[string]string{
 		"billing": secret, "billing-next": "n" + secret, "signing.pem": pem, "old.pem": pem,
-		"seal":   "c2VhbCBrZXkgb2YgdGhpcnR5LXR3byBieXRlczogb2s=",
+		"seal":       "c2VhbCBrZXkgb2YgdGhpcnR5LXR3byBieXRlczogb2s=",
+		"truststore": "wso2carbon\n", "client-truststore.jks": trustStore(t, "wso2carbon", "apim-signing-2026"),
 		"c.yaml": strings.ReplaceAll(body, "/run/secrets/", ""),
 	})
 	t.Setenv("BILLING_TOKEN", "b"+secret)
 	c := load(t, "c.yaml", config.Options{})
-	want := []string{"c.yaml", "billing", "billing-next", "seal", "signing.pem", "old.pem"}
+	want := []string{"c.yaml", "billing", "billing-next", "seal", "signing.pem", "old.pem", "client-truststore.jks", "truststore"}
 	got := c.Files()
 	slices.Sort(want)
 	slices.Sort(got)

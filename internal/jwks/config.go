@@ -10,7 +10,7 @@ import (
 )
 
 // Config says where one issuer's keys come from: exactly one of Discover,
-// JWKSURL and Files.
+// JWKSURL, Files and TrustStore.
 type Config struct {
 	// Discover asks <issuer>/.well-known/openid-configuration, then the
 	// RFC 8414 form, for the jwks_uri.
@@ -19,6 +19,8 @@ type Config struct {
 	JWKSURL string `koanf:"jwks_url"`
 	// Files are certificates (PEM or DER), public keys (PEM) and JWK sets.
 	Files []File `koanf:"files"`
+	// TrustStore is a JKS, PKCS#12, PEM or DER file with certificates by alias.
+	TrustStore TrustStore `koanf:"truststore"`
 	// KidRequired refuses tokens without a kid, also where only one key fits.
 	KidRequired bool `koanf:"kid_required" default:"false"`
 	// AllowHTTP permits a plain http key address beyond loopback.
@@ -29,6 +31,8 @@ type Config struct {
 	Refresh time.Duration `koanf:"refresh" default:"5m"`
 	// MaxStale is how long the last good keys outlive their source.
 	MaxStale time.Duration `koanf:"max_stale" default:"24h"`
+	// AllowKnownPublicKeys lets keys verify whose private half is public.
+	AllowKnownPublicKeys bool `koanf:"allow_known_public_keys" default:"false"`
 }
 
 // File is one entry of Config.Files: a path, or a path with the kid that the
@@ -49,6 +53,7 @@ const (
 	sourceURL      = "jwks_url"
 	sourceDiscover = "discover"
 	sourceFiles    = "files"
+	sourceStore    = "truststore"
 )
 
 func (c Config) source() string {
@@ -57,10 +62,16 @@ func (c Config) source() string {
 		return sourceURL
 	case c.Discover:
 		return sourceDiscover
+	case !c.TrustStore.IsZero():
+		return sourceStore
 	default:
 		return sourceFiles
 	}
 }
+
+// local says whether the keys are configuration: in files, which are neither
+// fetched nor ever too old.
+func (c Config) local() bool { return len(c.Files) > 0 || !c.TrustStore.IsZero() }
 
 // withTimes fills in the times that a Config made in code may leave out.
 func (c Config) withTimes() Config {
@@ -74,13 +85,13 @@ func (c Config) withTimes() Config {
 // files of keys and roots are read, the network is not.
 func (c Config) Check(issuer string, fault func(key, problem string)) {
 	sources := 0
-	for _, given := range []bool{c.Discover, c.JWKSURL != "", len(c.Files) > 0} {
+	for _, given := range []bool{c.Discover, c.JWKSURL != "", len(c.Files) > 0, !c.TrustStore.IsZero()} {
 		if given {
 			sources++
 		}
 	}
 	if sources != 1 {
-		fault(sourceURL, fmt.Sprintf("expected exactly one of discover, jwks_url and files, there are %d", sources))
+		fault(sourceURL, fmt.Sprintf("expected exactly one of discover, jwks_url, files and truststore, there are %d", sources))
 	}
 	if c.JWKSURL != "" {
 		if _, err := parseURL(c.JWKSURL, c.AllowHTTP); err != nil {
@@ -95,6 +106,12 @@ func (c Config) Check(issuer string, fault func(key, problem string)) {
 	for i, f := range c.Files {
 		if _, err := loadFile(f); err != nil {
 			fault(fmt.Sprintf("files[%d]", i), err.Error())
+		}
+	}
+	if !c.TrustStore.IsZero() {
+		c.TrustStore.check(func(key, problem string) { fault("truststore."+key, problem) })
+		if c.TrustStore.NoKidAlias != "" && c.KidRequired {
+			fault("truststore.no_kid_alias", "expected none: with kid_required a token without a kid is refused")
 		}
 	}
 	if _, _, err := c.roots(); err != nil {
@@ -127,10 +144,10 @@ func (c Config) roots() (*x509.CertPool, []byte, error) {
 	if c.CA == "" {
 		return nil, nil, nil
 	}
-	if len(c.Files) > 0 {
+	if c.local() {
 		return nil, nil, errors.New("expected none: keys from files are not fetched")
 	}
-	body, err := readFile(c.CA)
+	body, err := readFile(c.CA, maxBody)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -206,6 +206,7 @@ func (k *Keys) replace(next held, known saved, body [32]byte) (changed bool, err
 	if next.set == nil {
 		s, err := parseSet(known.Body)
 		if s != nil {
+			s = s.apart(k.cfg.AllowKnownPublicKeys)
 			k.meter.skip(s.skipped)
 		}
 		if errors.Is(err, errNoUsableKeys) {
@@ -217,7 +218,9 @@ func (k *Keys) replace(next held, known saved, body [32]byte) (changed bool, err
 		next.set = s
 	}
 	s, n := k.remaining(next.set, next.fetched)
-	if len(s.entries) == 0 {
+	// A set of refused keys alone tells why their tokens are refused, but it
+	// takes no place from keys that verify.
+	if len(s.entries) == 0 && (s.refused == nil || old != nil && len(old.set.entries) > 0) {
 		return false, fmt.Errorf("%w (skipped: %v)", errNoUsableKeys, s.skipped)
 	}
 	if n > 0 {
@@ -237,6 +240,7 @@ func (k *Keys) replace(next held, known saved, body [32]byte) (changed bool, err
 		return false, nil
 	}
 	k.unknown.clear()
+	k.warn(s)
 	return true, nil
 }
 

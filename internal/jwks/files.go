@@ -4,10 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/rsa"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/base64"
-	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -16,6 +13,8 @@ import (
 	"os"
 
 	"github.com/MicahParks/jwkset"
+
+	"introspectd/internal/truststore"
 )
 
 // loadFiles reads all files into one set. The error is the first fault.
@@ -32,7 +31,7 @@ func loadFiles(files []File) (*set, error) {
 			skipped[reason] += n
 		}
 	}
-	return newSet(entries, skipped), nil
+	return newSet(entries, skipped, naming{}), nil
 }
 
 // loadFile reads one file: a JWK set, or one certificate (PEM or DER) or
@@ -42,7 +41,7 @@ func loadFile(f File) (*set, error) {
 	if f.Path == "" {
 		return nil, errors.New("expected a path")
 	}
-	body, err := readFile(f.Path)
+	body, err := readFile(f.Path, maxBody)
 	if err != nil {
 		return nil, err
 	}
@@ -57,21 +56,22 @@ func loadFile(f File) (*set, error) {
 		return nil, fmt.Errorf("expected a kid of at most %d bytes", maxKid)
 	}
 	e.key.Kid = f.Kid
-	return newSet([]*entry{e}, nil), nil
+	return newSet([]*entry{e}, nil, naming{}), nil
 }
 
-func readFile(path string) ([]byte, error) {
+// readFile reads a file of at most limit bytes.
+func readFile(path string, limit int) ([]byte, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	body, err := io.ReadAll(io.LimitReader(file, maxBody+1))
+	body, err := io.ReadAll(io.LimitReader(file, int64(limit)+1))
 	if err != nil {
 		return nil, err
 	}
-	if len(body) > maxBody {
-		return nil, fmt.Errorf("more than %d bytes", maxBody)
+	if len(body) > limit {
+		return nil, fmt.Errorf("more than %d bytes", limit)
 	}
 	return body, nil
 }
@@ -93,7 +93,7 @@ func setFile(body []byte, kid string) (*set, error) {
 		return nil, fmt.Errorf("a kid fits a file with one key, this set has %d", len(s.entries))
 	}
 	s.entries[0].key.Kid = kid
-	return newSet(s.entries, s.skipped), nil
+	return newSet(s.entries, s.skipped, naming{}), nil
 }
 
 func parseFile(body []byte) (*entry, error) {
@@ -124,7 +124,8 @@ func parseFile(body []byte) (*entry, error) {
 	}
 }
 
-// certificate takes a certificate's key, for as long as the certificate lasts.
+// certificate takes a certificate's key, for as long as the certificate lasts:
+// who wants it for longer names its public key alone.
 // Who issued it is not asked: the operator named this very file.
 func certificate(der []byte) (*entry, error) {
 	c, err := x509.ParseCertificate(der)
@@ -135,16 +136,18 @@ func certificate(der []byte) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	e.key.NotBefore, e.key.NotAfter = c.NotBefore, c.NotAfter
-	e.aliases = append(e.aliases, wso2Kid(der))
+	e.certified(c, true)
+	e.aliases = append(e.aliases, truststore.Kid(der))
 	return e, nil
 }
 
-// wso2Kid is the kid that WSO2's products give to tokens signed with the key
-// of this certificate.
-func wso2Kid(der []byte) string {
-	sum := sha256.Sum256(der)
-	return base64.RawURLEncoding.EncodeToString([]byte(hex.EncodeToString(sum[:]))) + "_RS256"
+// certified notes the certificate that the key came in, and whether the key
+// may be used within its dates alone.
+func (e *entry) certified(c *x509.Certificate, enforce bool) {
+	e.from, e.until = c.NotBefore, c.NotAfter
+	if enforce {
+		e.key.NotBefore, e.key.NotAfter = c.NotBefore, c.NotAfter
+	}
 }
 
 // publicKey holds a key from a file to the same rules as one from a set.

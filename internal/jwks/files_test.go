@@ -123,7 +123,7 @@ func TestCertificateHoldsWithinItsDates(t *testing.T) {
 		t.Run("JWT-11 "+row.name, func(t *testing.T) {
 			now = row.now
 			for _, kid := range []string{"", "any", print.String(), wso2} {
-				wantKey(t, k, kid, "ES256", row.want)
+				wantKeyAt(t, k, row.now, kid, "ES256", row.want)
 			}
 			if got := k.Holds(print, "ES256"); got != (row.want != nil) {
 				t.Errorf("Holds: got %t, want %t", got, row.want != nil)
@@ -182,7 +182,7 @@ func TestSetFromAFile(t *testing.T) {
 		if err := k.Refresh(t.Context()); err != nil {
 			t.Errorf("Refresh: got %v, want no error", err)
 		}
-		if key, err := k.Find(t.Context(), "unknown", "RS256", true); key != nil || err != nil {
+		if key, err := k.Find(t.Context(), "unknown", "RS256", time.Now(), true); key != nil || err != nil {
 			t.Errorf("Find: got %v, %v, want a refusal", key, err)
 		}
 	})

@@ -72,7 +72,7 @@ func (k *Keys) overdue() bool {
 // asked.
 func (k *Keys) maySeekAtSource(ctx context.Context, f *flight, kid, alg string) bool {
 	reached := k.lookAround(ctx, f)
-	if _, found := k.look(kid, alg); found != unknownKid {
+	if _, found := k.look(kid, alg, k.now()); found != unknownKid {
 		return false
 	}
 	if k.limiter.Tokens() < 1 {

@@ -349,7 +349,7 @@ func TestNewReplicaServesFromTheFleet(t *testing.T) {
 			run(t, k)
 			synctest.Wait()
 			started := time.Now()
-			if key, err := k.Find(t.Context(), "k", "RS256", true); key == nil || err != nil || time.Since(started) != 100*time.Millisecond {
+			if key, err := k.Find(t.Context(), "k", "RS256", time.Now(), true); key == nil || err != nil || time.Since(started) != 100*time.Millisecond {
 				t.Errorf("Find: got %v, %v after %s, want the key as soon as the fleet answered", key, err, time.Since(started))
 			}
 			if state := k.State(); !state.FromFleet || state.FromState || !state.FetchedAt.Equal(at) || state.AgeSeconds != 72000.1 || state.URL != jwksURL {
@@ -363,7 +363,7 @@ func TestNewReplicaServesFromTheFleet(t *testing.T) {
 			time.Sleep(4*time.Hour - time.Second)
 			wantKey(t, k, "k", "RS256", rsaKey().Public())
 			time.Sleep(1500 * time.Millisecond)
-			if _, err := k.Find(t.Context(), "k", "RS256", false); !errors.Is(err, jwks.ErrUnavailable) {
+			if _, err := k.Find(t.Context(), "k", "RS256", time.Now(), false); !errors.Is(err, jwks.ErrUnavailable) {
 				t.Errorf("INT-19 24 h after the fetch: got %v, want ErrUnavailable", err)
 			}
 		})

@@ -12,10 +12,12 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/golang-jwt/jwt/v5"
+
+	"introspectd/internal/truststore"
 )
 
 // skipReason says why a key of a set is not used. It is a metric label: the
-// set is closed.
+// set is closed. The reasons of truststore are the others.
 type skipReason string
 
 const (
@@ -28,7 +30,8 @@ const (
 	skipRSASize     skipReason = "rsa_size"
 	skipRSAExponent skipReason = "rsa_exponent"
 	skipOffCurve    skipReason = "off_curve"
-	skipWithdrawn   skipReason = "withdrawn" // by an operator, after the set was asked for
+	skipWithdrawn   skipReason = "withdrawn"        // by an operator, after the set was asked for
+	skipKnown       skipReason = "known_public_key" // its private half is public
 )
 
 // A skip is the error of a key that is left out.
@@ -323,5 +326,6 @@ func newEntry(m material, kid string, algs []string) (*entry, error) {
 			Method: jwt.GetSigningMethod(alg),
 		})
 	}
+	e.known, _ = truststore.Known(e.key.Public)
 	return e, nil
 }

@@ -125,7 +125,8 @@ type Key struct {
 	Public crypto.PublicKey
 	// Thumbprint is that of RFC 7638 with SHA-256.
 	Thumbprint Thumbprint
-	// NotBefore and NotAfter are zero unless the key came in a certificate.
+	// NotBefore and NotAfter are those of the certificate that the key came in;
+	// zero without one, and where its dates are not enforced.
 	NotBefore, NotAfter time.Time
 }
 
@@ -168,6 +169,7 @@ type Keys struct {
 	stopped bool
 	url     string
 	lastErr string
+	warned  []string // what was said of the present set
 
 	// changing is held by whoever replaces the set: a flight, or Prune.
 	changing sync.Mutex
@@ -248,7 +250,7 @@ func New(cfg Config, o Options) (*Keys, error) {
 		return nil, fmt.Errorf("keys of issuer %s: %w", k.name, err)
 	}
 	k.tls = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
-	if k.source == sourceFiles {
+	if cfg.local() {
 		return k, k.hold()
 	}
 	if b := o.Before; b != nil && b.issuer == k.issuer && b.source == k.source && b.cfg.JWKSURL == cfg.JWKSURL {
@@ -270,38 +272,52 @@ func New(cfg Config, o Options) (*Keys, error) {
 // inherit takes over what b holds, and that nothing older may be taken.
 func (k *Keys) inherit(b *Keys) {
 	b.changing.Lock()
-	k.held.Store(b.held.Load())
+	if h := b.held.Load(); h != nil {
+		taken := *h
+		taken.set = h.set.apart(k.cfg.AllowKnownPublicKeys)
+		k.held.Store(&taken)
+		k.warn(taken.set)
+	}
 	k.memory.known.FetchedAt = b.memory.known.FetchedAt
 	b.changing.Unlock()
 	k.prune()
 }
 
-// hold takes the keys of the configured files as the set, for good.
+// hold takes the keys of the configured files as the set: those of a trust
+// store until it is read again, others for good.
 func (k *Keys) hold() error {
+	if k.source == sourceStore {
+		if err := k.reread(); err != nil {
+			return fmt.Errorf("keys of issuer %s: %w", k.name, err)
+		}
+		return nil
+	}
 	s, err := loadFiles(k.cfg.Files)
 	if err != nil {
 		return fmt.Errorf("keys of issuer %s: %w", k.name, err)
 	}
+	s = s.apart(k.cfg.AllowKnownPublicKeys)
 	k.held.Store(&held{set: s, read: time.Now(), fetched: k.now()})
 	k.meter.skip(s.skipped)
+	k.warn(s)
 	return nil
 }
 
-// Find returns the one key that kid names and that may verify alg. An empty
-// kid means that the token had none. A nil key without error is a refusal: the
-// issuer has no such key, or more than one that fits. The error, always an
-// ErrUnavailable, means that there is no usable set to tell from.
+// Find returns the one key that kid names and that may verify alg at the given
+// time. An empty kid means that the token had none. A nil key without error is
+// a refusal: the issuer has no such key, or more than one that fits. The error,
+// always an ErrUnavailable, means that there is no usable set to tell from.
 //
 // With mayFetch an unknown kid may cause one fetch per 30 s, of all replicas
 // where they share a Fleet, and one look there per second; Find waits for what
 // is under way for at most 1 s, and that only for 256 callers at a time.
 // Without it, Find answers at once from what is at hand.
-func (k *Keys) Find(ctx context.Context, kid, alg string, mayFetch bool) (*Key, error) {
+func (k *Keys) Find(ctx context.Context, kid, alg string, at time.Time, mayFetch bool) (*Key, error) {
 	alg = canonical(alg)
-	key, found := k.look(kid, alg)
-	if mayFetch && k.source != sourceFiles && (found == unknownKid || found == noSet) {
+	key, found := k.look(kid, alg, at)
+	if mayFetch && !k.cfg.local() && (found == unknownKid || found == noSet) {
 		proven := k.await(ctx, kid, alg, found)
-		if key, found = k.look(kid, alg); found == unknownKid && proven {
+		if key, found = k.look(kid, alg, at); found == unknownKid && proven {
 			k.unknown.remember(kid, time.Now())
 		}
 	}
@@ -311,13 +327,20 @@ func (k *Keys) Find(ctx context.Context, kid, alg string, mayFetch bool) (*Key, 
 	return key, nil
 }
 
+// Refuses tells why Find gave no key, where that is because the private half
+// of the key that kid names is public.
+func (k *Keys) Refuses(kid, alg string) bool {
+	h := k.usable()
+	return h != nil && h.set.refuses(kid, canonical(alg), k.cfg.KidRequired)
+}
+
 // look answers from the present set alone.
-func (k *Keys) look(kid, alg string) (*Key, lookup) {
+func (k *Keys) look(kid, alg string, at time.Time) (*Key, lookup) {
 	h := k.usable()
 	if h == nil {
 		return nil, noSet
 	}
-	e, found := h.set.choose(kid, alg, k.cfg.KidRequired, k.now())
+	e, found := h.set.choose(kid, alg, k.cfg.KidRequired, at)
 	if e == nil {
 		return nil, found
 	}
@@ -336,7 +359,7 @@ func (k *Keys) look(kid, alg string) (*Key, lookup) {
 // usable is the present set, or nil when there is none or it is too old.
 func (k *Keys) usable() *held {
 	h := k.held.Load()
-	if h == nil || k.source != sourceFiles && time.Since(h.read) > k.cfg.MaxStale {
+	if h == nil || !k.cfg.local() && time.Since(h.read) > k.cfg.MaxStale {
 		return nil
 	}
 	return h
@@ -359,5 +382,8 @@ func (k *Keys) Digest() [32]byte {
 	return [32]byte{}
 }
 
-// Ready tells whether a usable set is at hand.
-func (k *Keys) Ready() bool { return k.usable() != nil }
+// Ready tells whether a usable set with a key that may verify is at hand.
+func (k *Keys) Ready() bool {
+	h := k.usable()
+	return h != nil && len(h.set.entries) > 0
+}

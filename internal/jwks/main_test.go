@@ -217,7 +217,12 @@ func run(t *testing.T, k *jwks.Keys) {
 // find asks without leave to fetch and wants an answer.
 func find(t testing.TB, k *jwks.Keys, kid, alg string) *jwks.Key {
 	t.Helper()
-	key, err := k.Find(context.Background(), kid, alg, false)
+	return findAt(t, k, time.Now(), kid, alg)
+}
+
+func findAt(t testing.TB, k *jwks.Keys, at time.Time, kid, alg string) *jwks.Key {
+	t.Helper()
+	key, err := k.Find(context.Background(), kid, alg, at, false)
 	if err != nil {
 		t.Fatalf("Find(%q, %s): got error %v, want none", kid, alg, err)
 	}
@@ -229,7 +234,12 @@ type equaler interface{ Equal(crypto.PublicKey) bool }
 // wantKey wants Find to give exactly this public key; nil wants a refusal.
 func wantKey(t testing.TB, k *jwks.Keys, kid, alg string, want crypto.PublicKey) {
 	t.Helper()
-	got := find(t, k, kid, alg)
+	wantKeyAt(t, k, time.Now(), kid, alg, want)
+}
+
+func wantKeyAt(t testing.TB, k *jwks.Keys, at time.Time, kid, alg string, want crypto.PublicKey) {
+	t.Helper()
+	got := findAt(t, k, at, kid, alg)
 	switch {
 	case want == nil && got != nil:
 		t.Errorf("Find(%q, %s): got key %s, want a refusal", kid, alg, got.Thumbprint)

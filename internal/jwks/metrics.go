@@ -106,7 +106,7 @@ func (k *Keys) observe() func() {
 			usable = len(h.set.entries)
 		}
 		o.ObserveInt64(i.keys, int64(usable), issuer)
-		if h := k.held.Load(); h != nil && k.source != sourceFiles {
+		if h := k.held.Load(); h != nil && !k.cfg.local() {
 			o.ObserveFloat64(i.age, time.Since(h.read).Seconds(), issuer)
 		}
 		if ahead := k.skew.Load(); ahead != nil {

@@ -90,12 +90,12 @@ func (k *Keys) stop() {
 // the source's max-age or Refresh says so, and after a failure within 10 s.
 // With a Fleet it looks there first, half a second at most, and once the
 // source has answered it takes what another replica fetched instead.
-// With keys from files it only waits. After Run nothing is fetched any more;
-// what was held can still be asked for.
+// A trust store is read again at each Refresh. After Run nothing is fetched or
+// read any more; what was held can still be asked for.
 func (k *Keys) Run(ctx context.Context) {
 	defer k.observe()()
-	if k.source == sourceFiles {
-		<-ctx.Done()
+	if k.cfg.local() {
+		k.watch(ctx)
 		return
 	}
 	defer k.saving()()
@@ -137,6 +137,25 @@ func (k *Keys) Run(ctx context.Context) {
 			return
 		}
 		timer.Stop()
+	}
+}
+
+// watch looks at keys from files once per Refresh until ctx is done: a trust
+// store may be another, and certificates come to their end.
+func (k *Keys) watch(ctx context.Context) {
+	tick := time.NewTicker(k.cfg.Refresh)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if k.source == sourceStore {
+			_ = k.reread() // it says itself what went wrong
+		} else {
+			k.warn(k.held.Load().set)
+		}
 	}
 }
 
@@ -201,10 +220,14 @@ func (k *Keys) untilNext(maxAge time.Duration) time.Duration {
 
 // Refresh fetches once, whatever the Fleet has, or joins the running fetch,
 // and returns nil when the set was read or is unchanged. When ctx ends first
-// the fetch goes on. With keys from files it does nothing.
+// the fetch goes on. A trust store is read again; with keys from other files it
+// does nothing.
 func (k *Keys) Refresh(ctx context.Context) error {
-	if k.source == sourceFiles {
+	switch k.source {
+	case sourceFiles:
 		return nil
+	case sourceStore:
+		return k.reread()
 	}
 	for {
 		f := k.launch(k.fetch)
@@ -249,7 +272,7 @@ func (k *Keys) await(ctx context.Context, kid, alg string, found lookup) bool {
 		case <-f.done:
 			return f.fetched && f.err == nil
 		case <-news:
-			if _, found := k.look(kid, alg); found == settled {
+			if _, found := k.look(kid, alg, k.now()); found == settled {
 				return false
 			}
 		case <-timer.C:

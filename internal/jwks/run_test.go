@@ -126,7 +126,7 @@ func TestLastGoodKeysLiveUntilMaxStale(t *testing.T) {
 			t.Error("after 50 min without keys: got nothing held, want last good keys")
 		}
 		time.Sleep(11 * time.Minute)
-		if _, err := k.Find(t.Context(), "k", "RS256", false); !errors.Is(err, jwks.ErrUnavailable) {
+		if _, err := k.Find(t.Context(), "k", "RS256", time.Now(), false); !errors.Is(err, jwks.ErrUnavailable) {
 			t.Errorf("INT-19 Find beyond max_stale: got %v, want ErrUnavailable", err)
 		}
 		if k.Holds(print, "RS256") || k.Ready() || k.Digest() != [32]byte{} || k.State().Usable {
@@ -218,7 +218,7 @@ func TestUnknownKid(t *testing.T) {
 	in("K9 new key is found by its first token", func(t *testing.T) {
 		s, k := unknownKid(t)
 		s.set(slowly(500*time.Millisecond, ok(rotated)))
-		key, err := k.Find(t.Context(), "new", "ES256", true)
+		key, err := k.Find(t.Context(), "new", "ES256", time.Now(), true)
 		if key == nil || err != nil {
 			t.Errorf("Find: got %v, %v, want the new key", key, err)
 		}
@@ -239,7 +239,7 @@ func TestUnknownKid(t *testing.T) {
 		run(t, k)
 		synctest.Wait()
 		at := time.Now()
-		_, err := k.Find(t.Context(), "new", "ES256", false)
+		_, err := k.Find(t.Context(), "new", "ES256", time.Now(), false)
 		if !errors.Is(err, jwks.ErrUnavailable) || time.Since(at) != 0 {
 			t.Errorf("Find: got %v after %s, want ErrUnavailable at once", err, time.Since(at))
 		}
@@ -252,7 +252,7 @@ func TestUnknownKid(t *testing.T) {
 		for i := range 400 {
 			wg.Go(func() {
 				at := time.Now()
-				key, err := k.Find(t.Context(), fmt.Sprint("random", i), "RS256", true)
+				key, err := k.Find(t.Context(), fmt.Sprint("random", i), "RS256", time.Now(), true)
 				if key != nil || err != nil {
 					t.Errorf("Find: got %v, %v, want a refusal", key, err)
 				}
@@ -419,7 +419,7 @@ func TestUnknownKid(t *testing.T) {
 		s.set(slowly(500*time.Millisecond, ok(rotated)))
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 		defer cancel()
-		if key, err := k.Find(ctx, "new", "ES256", true); key != nil || err != nil {
+		if key, err := k.Find(ctx, "new", "ES256", time.Now(), true); key != nil || err != nil {
 			t.Errorf("Find: got %v, %v, want a refusal", key, err)
 		}
 		time.Sleep(time.Second)
@@ -444,7 +444,7 @@ func TestUnknownKid(t *testing.T) {
 // wantKeyFetching asks with leave to fetch.
 func wantKeyFetching(t *testing.T, k *jwks.Keys, kid, alg string, want bool) {
 	t.Helper()
-	key, err := k.Find(t.Context(), kid, alg, true)
+	key, err := k.Find(t.Context(), kid, alg, time.Now(), true)
 	if err != nil || (key != nil) != want {
 		t.Errorf("Find(%q, %s): got %v, %v, want found %t", kid, alg, key, err, want)
 	}
@@ -466,7 +466,7 @@ func TestColdStart(t *testing.T) {
 			if time.Since(at) != 0 || !good.Ready() {
 				t.Errorf("good issuer: got ready %t after %s, want at once", good.Ready(), time.Since(at))
 			}
-			_, err := hanging[0].Find(t.Context(), "k", "EdDSA", true)
+			_, err := hanging[0].Find(t.Context(), "k", "EdDSA", time.Now(), true)
 			if !errors.Is(err, jwks.ErrUnavailable) || time.Since(at) != time.Second {
 				t.Errorf("hanging issuer: got %v after %s, want ErrUnavailable after 1s", err, time.Since(at))
 			}
@@ -482,7 +482,7 @@ func TestColdStart(t *testing.T) {
 			var wg sync.WaitGroup
 			for range 300 {
 				wg.Go(func() {
-					switch key, err := k.Find(t.Context(), "k", "EdDSA", true); {
+					switch key, err := k.Find(t.Context(), "k", "EdDSA", time.Now(), true); {
 					case key != nil:
 						served.Add(1)
 					case errors.Is(err, jwks.ErrUnavailable):
@@ -506,7 +506,7 @@ func TestColdStart(t *testing.T) {
 			run(t, k)
 			synctest.Wait()
 			at := time.Now()
-			_, err := k.Find(t.Context(), "k", "EdDSA", true)
+			_, err := k.Find(t.Context(), "k", "EdDSA", time.Now(), true)
 			if !errors.Is(err, jwks.ErrUnavailable) || time.Since(at) != 0 || s.fetches() != 1 {
 				t.Errorf("Find: got %v after %s and %d fetches, want ErrUnavailable at once and 1", err, time.Since(at), s.fetches())
 			}

@@ -143,7 +143,7 @@ func TestSavedKeysAreUsableBeforeAnyFetch(t *testing.T) {
 				time.Sleep(4*time.Hour - time.Second)
 				wantKey(t, k, "k", "RS256", rsaKey().Public())
 				time.Sleep(2 * time.Second)
-				if _, err := k.Find(t.Context(), "k", "RS256", false); !errors.Is(err, jwks.ErrUnavailable) {
+				if _, err := k.Find(t.Context(), "k", "RS256", time.Now(), false); !errors.Is(err, jwks.ErrUnavailable) {
 					t.Errorf("INT-19 24 h after the fetch: got %v, want ErrUnavailable", err)
 				}
 			})

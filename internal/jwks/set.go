@@ -9,12 +9,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"time"
 
 	"github.com/MicahParks/jwkset"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/golang-jwt/jwt/v5"
+
+	"introspectd/internal/truststore"
 )
 
 const (
@@ -43,6 +46,20 @@ type set struct {
 	slots        map[string]jwkset.JWK
 	digest       [32]byte
 	skipped      map[skipReason]int
+	naming       naming
+	folded       map[string][]*entry // by the folded kid, of a trust store
+	// refused are keys whose private half is public, as a set that verifies
+	// nothing; nil for none.
+	refused *set
+	// store is what the trust store holds, nil for other sources.
+	store *StoreState
+}
+
+// naming is how the keys of a set are told apart: by alias alone in a trust
+// store, where noKid is the alias that a token without a kid means.
+type naming struct {
+	byAlias bool
+	noKid   string
 }
 
 // entry is one usable key with what it takes to ask keyfunc for it.
@@ -50,8 +67,12 @@ type entry struct {
 	key       Key
 	material  material
 	aliases   []string // what it answers to while it has no kid
+	known     string   // since when its private half is public; empty for others
 	questions []*jwt.Token
-	jwks      []jwkset.JWK // one for each of key.Algs, pinned to it
+	// from and until are the dates of its certificate, whether they are
+	// enforced or not; zero without one.
+	from, until time.Time
+	jwks        []jwkset.JWK // one for each of key.Algs, pinned to it
 }
 
 // parseSet reads a JWK set (RFC 7517 section 5) key by key: an odd key is
@@ -73,7 +94,7 @@ func parseSet(body []byte) (*set, error) {
 		}
 		entries = append(entries, e)
 	}
-	s := newSet(entries, skipped)
+	s := newSet(entries, skipped, naming{})
 	if len(s.entries) == 0 {
 		return s, errNoUsableKeys
 	}
@@ -152,13 +173,15 @@ func rawElements(dec *jsontext.Decoder) ([]jsontext.Value, error) {
 }
 
 // newSet indexes entries; a key listed twice in the same words counts once.
-func newSet(entries []*entry, skipped map[skipReason]int) *set {
+func newSet(entries []*entry, skipped map[skipReason]int, n naming) *set {
 	s := &set{
 		byKid:        map[string][]*entry{},
 		byAlias:      map[string][]*entry{},
 		byThumbprint: map[Thumbprint][]*entry{},
 		slots:        map[string]jwkset.JWK{},
 		skipped:      skipped,
+		naming:       n,
+		folded:       map[string][]*entry{},
 	}
 	ids := map[string]*entry{}
 	for _, e := range entries {
@@ -171,6 +194,10 @@ func newSet(entries []*entry, skipped map[skipReason]int) *set {
 		s.byThumbprint[e.key.Thumbprint] = append(s.byThumbprint[e.key.Thumbprint], e)
 		if e.key.Kid != "" {
 			s.byKid[e.key.Kid] = append(s.byKid[e.key.Kid], e)
+			if n.byAlias {
+				folded := truststore.Fold(e.key.Kid)
+				s.folded[folded] = append(s.folded[folded], e)
+			}
 		} else {
 			for _, a := range e.aliases {
 				s.byAlias[a] = append(s.byAlias[a], e)
@@ -196,7 +223,50 @@ func (s *set) without(gone func(Thumbprint) bool) (*set, int) {
 	for reason, more := range s.skipped {
 		skipped[reason] += more
 	}
-	return newSet(kept, skipped), n
+	pruned := newSet(kept, skipped, s.naming)
+	pruned.setApart(s.refused)
+	return pruned, n
+}
+
+// apart is s with the keys set apart whose private half is public, so that
+// none of them verifies, and counted as skipped; with allow none is.
+func (s *set) apart(allow bool) *set {
+	all := s.entries
+	if s.refused != nil {
+		all = slices.Concat(all, s.refused.entries)
+	}
+	var kept, refused []*entry
+	for _, e := range all {
+		if e.known != "" && !allow {
+			refused = append(refused, e)
+		} else {
+			kept = append(kept, e)
+		}
+	}
+	if len(refused) == 0 && s.refused == nil {
+		return s
+	}
+	skipped := maps.Clone(s.skipped)
+	if skipped == nil {
+		skipped = map[skipReason]int{}
+	}
+	delete(skipped, skipKnown)
+	out := newSet(kept, skipped, s.naming)
+	out.store = s.store
+	if len(refused) > 0 {
+		skipped[skipKnown] = len(refused)
+		out.setApart(newSet(refused, nil, s.naming))
+	}
+	return out
+}
+
+// setApart gives s the keys that it refuses.
+func (s *set) setApart(refused *set) {
+	if refused == nil {
+		return
+	}
+	s.refused = refused
+	s.digest = sha256.Sum256(append(s.digest[:], refused.digest[:]...))
 }
 
 // identity spells out everything a verdict may depend on, so that two entries
@@ -208,7 +278,7 @@ func (e *entry) identity() []byte {
 		b = append(b, field...)
 	}
 	b = append(b, e.key.Thumbprint[:]...)
-	for _, t := range []time.Time{e.key.NotBefore, e.key.NotAfter} {
+	for _, t := range []time.Time{e.key.NotBefore, e.key.NotAfter, e.from, e.until} {
 		b = binary.BigEndian.AppendUint64(b, uint64(t.Unix()))
 	}
 	return b
@@ -240,21 +310,17 @@ const (
 
 // choose picks the one key for kid and alg, and never one of several.
 func (s *set) choose(kid, alg string, kidRequired bool, now time.Time) (*entry, lookup) {
-	if kid == "" {
-		if kidRequired {
-			return nil, settled
-		}
-		return only(s.entries, alg, now), settled
-	}
-	if len(kid) > maxKid {
+	switch {
+	case kid == "" && kidRequired, len(kid) > maxKid:
 		return nil, settled
+	case kid == "":
+		return only(s.unnamed(), alg, now), settled
 	}
-	named := s.byKid[kid]
-	if len(named) == 0 {
-		named = s.byAlias[kid]
-	}
-	if len(named) > 0 {
+	if named := s.named(kid); len(named) > 0 {
 		return only(named, alg, now), settled
+	}
+	if s.refused != nil && len(s.refused.named(kid)) > 0 {
+		return nil, settled
 	}
 	// A key that its issuer never named serves any kid, but only while there
 	// is no doubt which key is meant (JWT-11).
@@ -262,6 +328,40 @@ func (s *set) choose(kid, alg string, kidRequired bool, now time.Time) (*entry, 
 		return e, settled
 	}
 	return nil, unknownKid
+}
+
+// named are the keys that kid names. In a trust store letters of either case
+// are the same where no alias is spelled like kid.
+func (s *set) named(kid string) []*entry {
+	if named := s.byKid[kid]; len(named) > 0 {
+		return named
+	}
+	if s.naming.byAlias {
+		return s.folded[truststore.Fold(kid)]
+	}
+	return s.byAlias[kid]
+}
+
+// unnamed are the keys that a token without a kid may mean.
+func (s *set) unnamed() []*entry {
+	if s.naming.byAlias {
+		return s.byKid[s.naming.noKid]
+	}
+	return s.entries
+}
+
+// refuses tells whether kid names a key that is set apart, whatever the dates
+// of its certificate, and no other one.
+func (s *set) refuses(kid, alg string, kidRequired bool) bool {
+	if s.refused == nil {
+		return false
+	}
+	for _, e := range s.refused.entries {
+		if e, _ := s.refused.choose(kid, alg, kidRequired, e.until); e != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // only returns the entry that may verify alg now, or nil when there is none or

@@ -390,7 +390,7 @@ func BenchmarkFind(b *testing.B) {
 	k, _ := benchmarkKeys(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		if key, err := k.Find(b.Context(), "rsa", "RS256", true); key == nil || err != nil {
+		if key, err := k.Find(b.Context(), "rsa", "RS256", time.Now(), true); key == nil || err != nil {
 			b.Fatal(key, err)
 		}
 	}

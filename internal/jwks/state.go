@@ -9,7 +9,7 @@ import (
 // State is a picture of an issuer's keys for people: GET /issuers, explain and
 // check.
 type State struct {
-	// Source is jwks_url, discover or files.
+	// Source is jwks_url, discover, files or truststore.
 	Source string `json:"source"`
 	// URL is where the keys are fetched from; empty for files, and until
 	// discovery told it.
@@ -33,6 +33,11 @@ type State struct {
 	LastError string `json:"last_error,omitempty"`
 	// Skipped counts the keys of the set that are not used, by reason.
 	Skipped map[string]int `json:"skipped,omitempty"`
+	// Refused are keys whose private half is public, and which therefore verify
+	// nothing.
+	Refused []KeyState `json:"refused,omitempty"`
+	// TrustStore is what the trust store holds; nil for other sources.
+	TrustStore *StoreState `json:"truststore,omitempty"`
 }
 
 // KeyState is one usable key.
@@ -58,12 +63,18 @@ func (k *Keys) State() State {
 		return s
 	}
 	s.FetchedAt, s.FromState, s.FromFleet = h.fetched.Round(0), h.from == fromState, h.from == fromFleet
-	if k.source != sourceFiles {
+	if !k.cfg.local() {
 		s.AgeSeconds = time.Since(h.read).Seconds()
 	}
 	for _, e := range slices.SortedFunc(slices.Values(h.set.entries), compareKids) {
 		s.Keys = append(s.Keys, e.state())
 	}
+	if h.set.refused != nil {
+		for _, e := range slices.SortedFunc(slices.Values(h.set.refused.entries), compareKids) {
+			s.Refused = append(s.Refused, e.state())
+		}
+	}
+	s.TrustStore = h.set.store
 	if len(h.set.skipped) > 0 {
 		s.Skipped = map[string]int{}
 		for reason, n := range h.set.skipped {
@@ -77,7 +88,7 @@ func (e *entry) state() KeyState {
 	return KeyState{
 		Kid: e.key.Kid, Kty: e.material.Kty, Algs: slices.Clone(e.key.Algs), Thumbprint: e.key.Thumbprint,
 		Bits: e.bits(), Curve: e.material.Crv,
-		NotBefore: e.key.NotBefore, NotAfter: e.key.NotAfter,
+		NotBefore: e.from, NotAfter: e.until,
 	}
 }
 

@@ -41,7 +41,7 @@ func (k *Keys) Prune() {
 
 // prune reports whether it took anything out.
 func (k *Keys) prune() bool {
-	if k.source == sourceFiles {
+	if k.cfg.local() {
 		return false
 	}
 	k.changing.Lock()

@@ -96,7 +96,7 @@ func TestWithdrawnKeyIsGoneAtOnce(t *testing.T) {
 			d.drop(p)
 		}
 		k.Prune()
-		if _, err := k.Find(t.Context(), "a", "RS256", false); !errors.Is(err, jwks.ErrUnavailable) || k.Ready() {
+		if _, err := k.Find(t.Context(), "a", "RS256", time.Now(), false); !errors.Is(err, jwks.ErrUnavailable) || k.Ready() {
 			t.Errorf("Find: got %v, ready %v, want ErrUnavailable", err, k.Ready())
 		}
 		if k.Digest() != [32]byte{} || k.Holds(print, "RS256") || k.Thumbprints() != nil {
@@ -413,7 +413,7 @@ func TestWithdrawnKeyStaysAwayWhileKeysAreRead(t *testing.T) {
 			var wg sync.WaitGroup
 			wg.Go(func() { _ = k.Refresh(t.Context()) })
 			wg.Go(func() { _ = other.Refresh(t.Context()) })
-			wg.Go(func() { _, _ = k.Find(t.Context(), "new", "ES256", true) })
+			wg.Go(func() { _, _ = k.Find(t.Context(), "new", "ES256", time.Now(), true) })
 			time.Sleep(time.Duration(round) * time.Millisecond / 4)
 			s.set(slowly(time.Millisecond, ok(keySet(b))))
 			d.drop(print)

@@ -21,6 +21,7 @@ const (
 	InsufficientScope
 	ProofFailed
 	Revoked
+	KnownPublicKey
 )
 
 var reasonWords = [...]string{
@@ -39,6 +40,7 @@ var reasonWords = [...]string{
 	InsufficientScope:   "insufficient_scope",
 	ProofFailed:         "proof_failed",
 	Revoked:             "revoked",
+	KnownPublicKey:      "known_public_key",
 }
 
 // String is the reason's word in logs and metric labels.

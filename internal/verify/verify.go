@@ -175,10 +175,13 @@ func (r *Reading) Verify(ctx context.Context, now time.Time) (Verdict, error) {
 	// An expired token never causes a fetch, whatever kid it invents.
 	mayFetch := out.Expires > issuer.past(now)
 	var err error
-	out.Key, err = issuer.keys.Find(ctx, out.Kid, out.Alg, mayFetch)
+	out.Key, err = issuer.keys.Find(ctx, out.Kid, out.Alg, now, mayFetch)
 	if err != nil {
 		out.Step = KeyFound
 		return out, fmt.Errorf("looking for a key of issuer %s: %w", issuer.config.Name, err)
+	}
+	if out.Key == nil && issuer.keys.Refuses(out.Kid, out.Alg) {
+		return out.refuse(KnownPublicKey, KeyFound, "the private half of the key is public, so anyone can sign with it"), nil
 	}
 	if out.Key == nil {
 		return out.refuse(UnknownKey, KeyFound, "no key of this issuer fits kid and alg"), nil
