@@ -18,6 +18,7 @@ var allowed = map[string][]string{
 	"cmd/introspectd": {
 		"api", "internal/callers", "internal/config", "internal/devissuer", "internal/filestore", "internal/httpapi", "internal/introspect",
 		"internal/jwks", "internal/listen", "internal/memstore", "internal/redisstore", "internal/revoke", "internal/seal", "internal/telemetry", "internal/verify",
+		"internal/wso2",
 	},
 	"internal/config": {
 		"internal/callers", "internal/filestore", "internal/httpapi", "internal/introspect", "internal/listen", "internal/redisstore", "internal/revoke",
@@ -40,6 +41,7 @@ var allowed = map[string][]string{
 	"internal/seal":       {},
 	"internal/telemetry":  {},
 	"internal/truststore": {},
+	"internal/wso2":       {"internal/jwks", "internal/transform", "internal/truststore"},
 	"api":                 {},
 	"loadtest":            {"internal/devissuer", "internal/redistest"},
 }
