@@ -27,6 +27,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Values[testingT{}] = t
 			e.Setenv("GORACE", os.Getenv("GORACE"))
+			e.Setenv("MATERIAL", wso2Material)
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // write renders the configuration.
@@ -88,7 +89,7 @@ func (w *writer) cache(c cache) {
 		w.line(2, "size: 0KiB%s", w.from("apim.cache.gateway_token.enable", c.line))
 		return
 	}
-	w.line(2, "ttl: %s%s", c.ttl, w.from("apim.cache.gateway_token.expiry_time", c.end))
+	w.line(2, "ttl: %ds%s", c.ttl/time.Second, w.from("apim.cache.gateway_token.expiry_time", c.end))
 }
 
 func (w *writer) issuer(m *maker, i issuer) {
