@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -218,6 +219,13 @@ func TestREADMEIsTrue(t *testing.T) {
 	}
 	command := exec.Command("sh", "-eu", "-c", script.String())
 	command.Dir = t.TempDir()
+	// What a reader from WSO2 has at hand.
+	for name, text := range map[string]string{
+		"deployment.toml": material(t, "toml/01-truststore-only.toml"), "client-truststore.jks": material(t, "client-truststore.jks"),
+		"bindings.json": material(t, "bindings.json"), "truststore.password": "wso2carbon",
+	} {
+		writeFile(t, filepath.Join(command.Dir, name), text)
+	}
 	var said bytes.Buffer
 	command.Stderr = &said
 	out, err := command.Output()
