@@ -211,6 +211,7 @@ func TestAllTokensOfWSO2(t *testing.T) {
 	}
 	for _, store := range wso2Stores {
 		t.Run(store, func(t *testing.T) {
+			t.Parallel()
 			for config, cases := range worlds {
 				t.Run(config, func(t *testing.T) {
 					// The certificate of 06 lies beside the store.
