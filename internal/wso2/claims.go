@@ -114,6 +114,11 @@ func (m *maker) renames(r row) (kept []rename, err error) {
 		if err != nil {
 			return nil, err
 		}
+		for _, key := range t.names() {
+			if key != r.remote && key != r.local {
+				m.note(t.line(key), Dropped, "the key %q of %s is not one that is known", key, r.mapping)
+			}
+		}
 		line := t.line(r.remote)
 		switch {
 		case remote == "" || local == "":

@@ -23,7 +23,7 @@ type form struct {
 var forms = []form{
 	{
 		list: "apim.jwt.issuer", issuer: "name", jwksURL: "jwks.url", clientID: "consumer_key_claim", scope: "scopes_claim",
-		mapping: "claim_mapping", remote: "remote_claim", local: "local_claim", others: []string{"disable_default_claim_mapping"},
+		mapping: "claim_mapping", remote: "remote_claim", local: "local_claim", others: []string{"jwks", "disable_default_claim_mapping"},
 	},
 	{
 		list: "enforcer.security.tokenService", issuer: "issuer", label: "name", jwksURL: "jwksURL", certificate: "certificateFilePath", alias: "certificateAlias",
@@ -161,8 +161,11 @@ func (m *maker) keys(r row) (k keySource, err error) {
 	if err != nil {
 		return k, err
 	}
-	if first, rest, _ := strings.Cut(r.jwksURL, "."); rest != "" && r.find(first) != nil && r.table.table(first).values == nil {
-		return k, fmt.Errorf("%s is no table: expected %s", first, r.jwksURL)
+	if above, _, dotted := strings.Cut(r.jwksURL, "."); dotted && r.find(above) != nil && address == "" {
+		if r.table.table(above).values == nil {
+			return k, fmt.Errorf("%s is no table: expected %s", above, r.jwksURL)
+		}
+		m.note(r.line(above), Changed, "%s of the issuer %q has no address: its keys are in the trust store, as for WSO2", above, r.iss)
 	}
 	certificate, err := m.text(r.table, r.certificate)
 	if err != nil {

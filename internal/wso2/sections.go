@@ -45,19 +45,33 @@ func (m *maker) cache() (c cache) {
 	return c
 }
 
-// backendJWT names what becomes of [apim.jwt]: it is on or off with us by other
-// keys, and nothing of it can be told from here.
+// backend is where [apim.jwt] has gone: what says the same with us.
+var backend = map[string]string{
+	"enable":                            "the JWT for backends is a profile of shape wso2, signed with signing.keys, that a policy's assertion names",
+	"header":                            "assertion.header of a policy names it",
+	"claim_dialect":                     "shape wso2 is in http://wso2.org/claims/",
+	"signing_algorithm":                 "the keys of signing have an algorithm each, and NONE is none of them",
+	"encoding":                          "it is base64url, always",
+	"gateway_generator.excluded_claims": "rules of a profile drop claims",
+}
+
+// backendJWT names what becomes of [apim.jwt], which needs a key that nobody
+// has yet: nothing of it is written.
 func (m *maker) backendJWT() {
 	t := m.root.table("apim.jwt")
-	enabled, _ := t.find("enable").(bool)
+	if enabled, _ := t.find("enable").(bool); !enabled {
+		return
+	}
 	for _, key := range t.leaves() {
+		where, known := backend[key]
 		switch {
-		case key == "issuer", !enabled:
+		case key == "issuer":
 		case key == "enable":
-			m.note(t.line(key), Decide, "apim.jwt.enable: the JWT for backends needs a key of ours (signing) and a policy that asks for it (assertion)")
-		case secretive.MatchString(key):
+			m.note(t.line(key), Decide, "apim.jwt.enable: %s", where)
+		case known:
+			m.note(t.line(key), Dropped, "apim.jwt.%s: %s", key, where)
 		default:
-			m.note(t.line(key), Dropped, "apim.jwt.%s: the JWT for backends is described by profiles and signing here", printable(key))
+			m.note(t.line(key), Dropped, "apim.jwt.%s", printable(key))
 		}
 	}
 }

@@ -193,6 +193,10 @@ func TestImportOfClaims(t *testing.T) {
 			name: "unknown keys", toml: "some_future_key = true\njwks.cache = 5\n\"a\\nb\" = '" + password + "'", scope: []string{"scope"},
 			notes: []string{`deployment.toml:4: dropped: the key "some_future_key" of the issuer "a"`, `deployment.toml:5: dropped: the key "jwks.cache"`, `deployment.toml:6: dropped: the key "a\nb"`},
 		},
+		{
+			name: "unknown keys of the mapping", toml: "claim_mapping = [{remote_claim = 'a', local_claim = 'b', regex = 'x'}]", scope: []string{"scope"}, renames: "[{a b}]",
+			notes: []string{`deployment.toml:4: dropped: the key "regex" of claim_mapping`},
+		},
 		{name: "the default mapping", toml: "disable_default_claim_mapping = false", scope: []string{"scope"}, notes: []string{"deployment.toml:4: dropped: the default mapping"}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -554,6 +558,16 @@ func TestImportOfChoreoConnect(t *testing.T) {
 			t.Errorf("got %+v", got)
 		}
 	})
+}
+
+func TestImportOfJWKSWithoutAnAddress(t *testing.T) {
+	for _, toml := range []string{"jwks = {}", "jwks.url = ''", "[apim.jwt.issuer.jwks]\nurl = ''"} {
+		made, c := imported(t, source(t, block+"name = 'a'\n"+toml))
+		if c.Issuers[0].Keys.TrustStore.Path == "" {
+			t.Errorf("%s: got %+v, want the trust store", toml, c.Issuers[0].Keys)
+		}
+		wantNotes(t, made, `changed: jwks of the issuer "a" has no address: its keys are in the trust store`)
+	}
 }
 
 func TestImportOpensEveryStore(t *testing.T) {
