@@ -399,8 +399,16 @@ func gatewayRows(method, described, prefix string, t tokens) []row {
 		{name: "revocations are unknown", status: 503, world: "untold", request: at("default", "").bearing(t.good)},
 		{name: "another policy in the header", status: 503, request: at("default", "").bearing(t.good).with("X-Introspectd-Policy", "orders")},
 	}
+	// The same in the words of WSO2: what is described is what is answered.
+	for _, r := range all {
+		if r.world == "" && r.status != http.StatusOK {
+			r.name, r.world = r.name+", as WSO2 says it", "wso2"
+			all = append(all, r)
+		}
+	}
 	if own {
 		all = append(all,
+			row{name: "a scope is missing, as WSO2 says it", status: 403, world: "wso2", request: at("default", "?scope=orders").bearing(t.narrow)},
 			row{name: "a scope is missing", status: 403, request: at("default", "?scope=orders").bearing(t.narrow)},
 			row{name: "a query that asks for what is there", status: 200, request: at("default", "?scope=orders&scope=read&audience=https%3A%2F%2Fapi.example%2Fdev").bearing(t.good)},
 			row{name: "a query nobody knows", status: 503, request: at("default", "?role=x").bearing(t.good)})
@@ -462,6 +470,7 @@ func TestHandlersAnswerAsTheDescriptionSays(t *testing.T) {
 		// Its store takes nothing any more; the other has none.
 		"forgetful": newWorldThatKeeps(t, dir, revoke.Options{File: kept}, nil),
 		"unkept":    newWorldThatKeeps(t, dir, revoke.Options{}, nil),
+		"wso2":      newWorld(t, dir, func(w *world) { w.api.Errors.Format = httpapi.WSO2 }),
 		// No key's time has come.
 		"speechless": newWorld(t, dir, func(w *world) {
 			own, err := sign.Of(sign.Key{Signer: devissuer.NewKey("ES256").Signer, ActiveFrom: time.Now().Add(time.Hour)})
@@ -655,6 +664,7 @@ func TestAnswersOfOursHaveNoOtherMembers(t *testing.T) {
 		"Revocations": `{"revocations":[],"total":0,"complete":true,"current":true,"lag_seconds":0}`, "RevocationError": `{"error":"unauthorized_client"}`,
 		"Withdrawal": `{"issuer":"corp","all":true}`, "Inactive": `{"active":false}`, "Transformed": `{"active":true,"iss":"i","exp":1,"claims":{}}`,
 		"Profiled": `{"active":true,"profile":"p","iss":"i","exp":1,"claims":{},"assertion":"a.b.c","expires_in":1}`, "PublicKeys": `{"keys":[{"alg":"ES256","kid":"N9oUrEWo01Z0NLL9T_rcLvvyxqwAwJq47WxE-cUEwRE","use":"sig","kty":"EC"}]}`,
+		"WSO2Error":        `{"code":"900901","message":"m","description":"d"}`,
 		"UnavailableError": `{"error":"temporarily_unavailable"}`, "InvalidRequest": `{"error":"invalid_request"}`,
 	} {
 		var value map[string]any

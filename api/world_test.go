@@ -32,7 +32,7 @@ const (
 	corp = "https://idp.example/realms/corp"
 	away = "https://away.example" // its keys are never to be had
 
-	truststore = "../internal/truststore/testdata/wso2/client-truststore.p12"
+	truststore = "../internal/wso2/testdata/client-truststore.p12"
 
 	secret = "correct-horse-battery-staple"
 	bearer = "bearer-of-the-app-0123456789"

@@ -18,6 +18,7 @@ var allowed = map[string][]string{
 	"cmd/introspectd": {
 		"api", "internal/callers", "internal/config", "internal/devissuer", "internal/filestore", "internal/httpapi", "internal/introspect",
 		"internal/jwks", "internal/listen", "internal/memstore", "internal/redisstore", "internal/revoke", "internal/seal", "internal/sign", "internal/telemetry", "internal/verify",
+		"internal/wso2",
 	},
 	"internal/config": {
 		"internal/callers", "internal/filestore", "internal/httpapi", "internal/introspect", "internal/listen", "internal/redisstore", "internal/revoke",
@@ -38,9 +39,10 @@ var allowed = map[string][]string{
 	"internal/redistest":  {},
 	"internal/revoke":     {},
 	"internal/seal":       {},
-	"internal/sign":       {"internal/claims"},
+	"internal/sign":       {"internal/truststore"},
 	"internal/telemetry":  {},
 	"internal/truststore": {},
+	"internal/wso2":       {"internal/jwks", "internal/truststore"},
 	"api":                 {},
 	"loadtest":            {"internal/devissuer", "internal/redistest"},
 }

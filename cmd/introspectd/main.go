@@ -66,7 +66,7 @@ func run(ctx context.Context, args []string, t terminal) int {
 	root.SetIn(t.in)
 	root.SetOut(t.out)
 	root.SetErr(t.err)
-	root.AddCommand(serveCommand(t), devCommand(t), checkCommand(t), explainCommand(t), schemaCommand(t), healthcheckCommand(t), versionCommand(t))
+	root.AddCommand(serveCommand(t), devCommand(t), checkCommand(t), explainCommand(t), schemaCommand(t), healthcheckCommand(t), versionCommand(t), wso2Command(t))
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitOK

@@ -28,9 +28,8 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Values[testingT{}] = t
 			e.Setenv("GORACE", os.Getenv("GORACE"))
-			wso2, err := filepath.Abs("../../internal/truststore/testdata/wso2")
-			e.Setenv("WSO2", wso2)
-			return err
+			e.Setenv("MATERIAL", wso2Material)
+			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"status": status,
@@ -220,6 +219,13 @@ func TestREADMEIsTrue(t *testing.T) {
 	}
 	command := exec.Command("sh", "-eu", "-c", script.String())
 	command.Dir = t.TempDir()
+	// What a reader from WSO2 has at hand.
+	for name, text := range map[string]string{
+		"deployment.toml": material(t, "toml/01-truststore-only.toml"), "client-truststore.jks": material(t, "client-truststore.jks"),
+		"bindings.json": `{"https://localhost:9443/oauth2/token": ["wso2carbon"], "https://idp3.example.test": ["idp3-ec-p256"]}`, "truststore.password": "wso2carbon",
+	} {
+		writeFile(t, filepath.Join(command.Dir, name), text)
+	}
 	var said bytes.Buffer
 	command.Stderr = &said
 	out, err := command.Output()

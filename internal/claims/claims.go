@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -55,6 +56,17 @@ func (s Set) Find(name string) (jsontext.Value, bool) {
 func (s Set) Has(name string) bool {
 	_, ok := s.Find(name)
 	return ok
+}
+
+// All yields name and value of each member.
+func (s Set) All() iter.Seq2[string, jsontext.Value] {
+	return func(yield func(string, jsontext.Value) bool) {
+		for _, m := range s {
+			if !yield(m.Name, m.Value) {
+				return
+			}
+		}
+	}
 }
 
 var (

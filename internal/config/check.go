@@ -35,6 +35,7 @@ func (l *loader) check(c *Config) {
 	for i, row := range c.Issuers {
 		row.Check(beneath(entry("issuers", i)))
 	}
+	c.Errors.Check(beneath("errors"))
 	c.Cache.Check(beneath("cache"))
 	c.Redis.Check(beneath("redis"))
 	c.State.Check(beneath("state"))

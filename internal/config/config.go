@@ -52,6 +52,7 @@ type Config struct {
 	Policies   []httpapi.Policy          `koanf:"policies"`
 	Profiles   []httpapi.Profile         `koanf:"profiles"`
 	Issuers    []introspect.IssuerConfig `koanf:"issuers"`
+	Errors     httpapi.ErrorsConfig      `koanf:"errors"`
 	Cache      introspect.CacheConfig    `koanf:"cache"`
 	Redis      redisstore.Config         `koanf:"redis"`
 	State      filestore.Config          `koanf:"state"`

@@ -54,7 +54,7 @@ func TestFaults(t *testing.T) {
 		{name: "keys are case-exact", body: corp + "Auth: {}\n", want: "c.yaml:5:1: Auth: unknown key; did you mean auth?"},
 		{
 			name: "a dot in a key is no level", body: corp + "server.listen: 127.0.0.1:1\n",
-			want: "c.yaml:5:1: server.listen: unknown key; expected one of server, include, callers, auth, policies, profiles, issuers, cache, redis, state, revocation, signing, telemetry",
+			want: "c.yaml:5:1: server.listen: unknown key; expected one of server, include, callers, auth, policies, profiles, issuers, errors, cache, redis, state, revocation, signing, telemetry",
 		},
 		{
 			name: "an unknown key in TOML", file: "c.toml", body: "[[issuers]]\nname = 'corp'\nissuer = 'https://idp.example'\n[issuers.keys]\ndiscover = true\nrefrsh = '1m'\n",
@@ -119,14 +119,12 @@ func TestFaults(t *testing.T) {
 		{name: "a directory as the state file", body: corp, env: []string{"INTROSPECTD_STATE__PATH=/"}, want: `INTROSPECTD_STATE__PATH: state.path: expected a file, got the directory "/"`},
 		{name: "an environment variable over a section", body: corp, env: []string{"INTROSPECTD_SERVER__TLS=on"}, want: "INTROSPECTD_SERVER__TLS: server.tls: expected keys with values, got a text"},
 
+		{name: "a format of errors", body: corp + "errors: {format: soap}\n", want: `c.yaml:5:10: errors.format: expected one of oauth, wso2, got "soap"`},
+
 		// What is not built yet.
 		{name: "server.forwarded", body: corp + "server: {forwarded: {uri: X}}\n", want: "c.yaml:5:10: server.forwarded: not built yet: believing forwarded headers"},
 		{name: "server.ext_authz_grpc", body: corp + "server: {ext_authz_grpc: ':9191'}\n", want: "c.yaml:5:10: server.ext_authz_grpc: not built yet: Envoy's gRPC ext_authz"},
 		{name: "auth.cacheable", body: corp + "auth: {cacheable: true}\n", want: "c.yaml:5:8: auth.cacheable: not built yet: Cache-Control on the answers of /auth"},
-		{
-			name: "whole sections", body: corp + "errors: {}\n",
-			want: "c.yaml:5:1: errors: not built yet: error bodies in the form of WSO2",
-		},
 		{
 			name: "redis without a seal key", body: corp + "redis: {}\n",
 			want: "c.yaml:5:1: redis.seal_keys: expected a key: what lies in redis is sealed. Make one with `openssl rand -base64 32`, put it into a file, and name that: seal_keys: [{file: /run/secrets/seal}]",

@@ -46,6 +46,7 @@ type Options struct {
 	Auth         AuthConfig
 	Policies     []Policy
 	Profiles     []Profile
+	Errors       ErrorsConfig
 	// Signer signs assertions; nil means that nothing is signed.
 	Signer *sign.Signer
 	// PublicURL is our own issuer identifier; empty means no metadata.
@@ -63,6 +64,7 @@ type API struct {
 	policies     map[string]*policy
 	profiles     map[string]*profile
 	allowFrom    []callers.Peer
+	refusals     refusals // of /auth and /ext-authz
 	observer     *Observer
 	ready        func() Readiness
 	engine       *gin.Engine
@@ -82,6 +84,7 @@ func New(o Options) *API {
 		policies:     make(map[string]*policy, len(o.Policies)),
 		profiles:     make(map[string]*profile, len(o.Profiles)),
 		allowFrom:    o.Auth.AllowFrom,
+		refusals:     refusalsIn(o.Errors.Format),
 		observer:     o.Observer,
 		ready:        o.Ready,
 	}
@@ -208,7 +211,7 @@ func refuse(w http.ResponseWriter, p *problem) outcome {
 		w.Header().Add(h[0], h[1])
 	}
 	if p.status == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", "5")
+		w.Header().Set("Retry-After", retryAfter)
 	}
 	respond(w, p.status, errorBody(p.code, p.description))
 	return outcome{status: p.status, code: p.code}
@@ -230,6 +233,9 @@ func respond(w http.ResponseWriter, status int, body []byte) {
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // a peer that is gone needs no answer
 }
+
+// retryAfter is when to ask again where we could not tell, in seconds.
+const retryAfter = "5"
 
 var (
 	contentJSON = []string{"application/json"}

@@ -36,26 +36,26 @@ func (a *API) gateway(w http.ResponseWriter, r *http.Request, name, query string
 	}
 	p := a.policies[name]
 	if p == nil || !sameOrAbsent(r.Header["X-Introspectd-Policy"], name) {
-		unavailable(w)
+		a.refusals.unavailable(w)
 		return out.misconfigured("there is no such policy, or X-Introspectd-Policy names another")
 	}
 	out.policy = p.name
 	demands, ok := p.narrow(query)
 	if !ok {
-		unavailable(w)
+		a.refusals.unavailable(w)
 		return out.misconfigured("the query of /auth takes scope and audience, each with a value, and audiences of the policy alone; a gateway that forwards the client's query has to use /ext-authz")
 	}
 
 	token, state := bearerToken(r.Header["Authorization"])
 	switch state {
 	case noToken:
-		return out.denied(w, http.StatusUnauthorized, "unauthorized", p.challenge(""))
+		return a.refusals.denied(w, out, http.StatusUnauthorized, "unauthorized", p.challenge(""))
 	case malformedToken:
-		return out.denied(w, malformed, "invalid_request", p.challenge(`error="invalid_request"`))
+		return a.refusals.denied(w, out, malformed, "invalid_request", p.challenge(`error="invalid_request"`))
 	}
 	answer, err := a.introspector.Introspect(r.Context(), token)
 	if err != nil {
-		unavailable(w)
+		a.refusals.unavailable(w)
 		return out.failed(answer, err)
 	}
 	reason := demands.decide(answer)
@@ -82,11 +82,11 @@ func (a *API) gateway(w http.ResponseWriter, r *http.Request, name, query string
 	case verify.NoReason:
 		return p.allow(w, values, assertion, out)
 	case verify.InsufficientScope:
-		return out.denied(w, http.StatusForbidden, "insufficient_scope", p.challenge(`error="insufficient_scope"`+demands.scopeAttribute()))
+		return a.refusals.denied(w, out, http.StatusForbidden, "insufficient_scope", p.challenge(`error="insufficient_scope"`+demands.scopeAttribute()))
 	case verify.Expired:
-		return out.denied(w, http.StatusUnauthorized, "invalid_token", p.challenge(`error="invalid_token", error_description="The access token expired"`))
+		return a.refusals.denied(w, out, http.StatusUnauthorized, "invalid_token", p.challenge(`error="invalid_token", error_description="The access token expired"`))
 	}
-	return out.denied(w, http.StatusUnauthorized, "invalid_token", p.challenge(`error="invalid_token", error_description="The access token is invalid"`))
+	return a.refusals.denied(w, out, http.StatusUnauthorized, "invalid_token", p.challenge(`error="invalid_token", error_description="The access token is invalid"`))
 }
 
 // decide holds an answer against the demands.
@@ -176,13 +176,6 @@ func (p *policy) challenge(parameters string) string {
 	return line
 }
 
-func (o outcome) denied(w http.ResponseWriter, status int, code, challenge string) outcome {
-	w.Header()["Www-Authenticate"] = []string{challenge}
-	respond(w, status, errorBody(code, ""))
-	o.status, o.code = status, code
-	return o
-}
-
 func (o outcome) misconfigured(why string) outcome {
 	o.status, o.note = http.StatusServiceUnavailable, why
 	return o
@@ -206,9 +199,7 @@ func (a *API) admit(w http.ResponseWriter, r *http.Request) (out outcome, ok boo
 	} else {
 		a.observer.refusedGateway(r.RemoteAddr)
 	}
-	respond(w, http.StatusForbidden, errorBody("access_denied", ""))
-	out.status, out.code = http.StatusForbidden, "access_denied"
-	return out, false
+	return a.refusals.denied(w, out, http.StatusForbidden, "access_denied", ""), false
 }
 
 func sameOrAbsent(lines []string, want string) bool {

@@ -17,6 +17,32 @@ type AuthConfig struct {
 	AllowFrom []callers.Peer `koanf:"allow_from" default:"[127.0.0.0/8, \"::1/128\", unix]"`
 }
 
+// ErrorsConfig is the section `errors`.
+type ErrorsConfig struct {
+	// Format is the form of the bodies with which /auth and /ext-authz refuse.
+	Format ErrorFormat `koanf:"format" default:"oauth"`
+}
+
+// ErrorFormat is the form of an error's body.
+type ErrorFormat string
+
+const (
+	// OAuth is that of RFC 6749 section 5.2.
+	OAuth ErrorFormat = "oauth"
+	// WSO2 is that of WSO2 API Manager 4, for clients that parse it.
+	WSO2 ErrorFormat = "wso2"
+)
+
+// Values lists the spellings a configuration may use.
+func (ErrorFormat) Values() []string { return []string{string(OAuth), string(WSO2)} }
+
+// Check reports every fault of c.
+func (c ErrorsConfig) Check(fault func(key, problem string)) {
+	if !slices.Contains(c.Format.Values(), string(c.Format)) {
+		fault("format", fmt.Sprintf("expected one of %s, got %q", strings.Join(c.Format.Values(), ", "), c.Format))
+	}
+}
+
 // Policy is one row of `policies`: what a gateway route demands of a token and
 // what it is told about it.
 type Policy struct {

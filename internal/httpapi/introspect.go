@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"net/http"
+	"strings"
 	"sync"
 
 	"introspectd/internal/callers"
@@ -75,9 +76,10 @@ func (a *API) judge(w http.ResponseWriter, r *http.Request, p parameters, needs 
 var buffers = sync.Pool{New: func() any { return new(make([]byte, 0, 4096)) }}
 
 // check is what the parameters must be once the caller is known. A parameter
-// without a value counts as omitted (RFC 6749 section 3.2).
+// without a value counts as omitted (RFC 6749 section 3.2), and so does a blank
+// token, as it does for WSO2's clients.
 func (p *parameters) check() *problem {
-	if p.token.value == "" {
+	if strings.Trim(p.token.value, " ") == "" {
 		return badRequest("token is missing")
 	}
 	return nil

@@ -121,7 +121,7 @@ func TestIntrospectRefusesRequests(t *testing.T) {
 	q := form("token", good)
 
 	t.Run("INT-03 token missing or empty", func(t *testing.T) {
-		for _, body := range []string{"", "token=", "token", "&", "token_type_hint=x", "Token=" + good, "token%20=" + good} {
+		for _, body := range []string{"", "token=", "token", "&", "token_type_hint=x", "Token=" + good, "token%20=" + good, "token=+", "token=%20%20"} {
 			f.post("/introspect", body, as("orders")...).want(t, http.StatusBadRequest, `{"error":"invalid_request","error_description":"token is missing"}`)
 		}
 	})

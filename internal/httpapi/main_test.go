@@ -145,6 +145,7 @@ type setup struct {
 	kept     *memstore.Store // assertions
 	allow    []string        // auth.allow_from
 	public   string          // public_url
+	errors   httpapi.ErrorFormat
 	store    introspect.Cache
 	digests  []byte // the key of the store's digests
 	meter    metric.Meter
@@ -164,6 +165,7 @@ type setup struct {
 // wired as `serve` wires it.
 type fixture struct {
 	testing.TB
+	errors              httpapi.ErrorFormat
 	api, admin, metrics http.Handler
 	gate                *httpapi.Gate
 	log                 *syncBuffer
@@ -374,8 +376,9 @@ func (f *fixture) wire(s setup) {
 		}
 		signer = ours.New(o)
 	}
+	f.errors = s.errors
 	f.api = httpapi.New(httpapi.Options{
-		Introspector: introspector, Callers: who, Rows: s.callers, Auth: auth, Policies: s.policies, Profiles: s.profiles, Signer: signer,
+		Introspector: introspector, Callers: who, Rows: s.callers, Auth: auth, Policies: s.policies, Errors: httpapi.ErrorsConfig{Format: s.errors}, Profiles: s.profiles, Signer: signer,
 		PublicURL: s.public, Observer: observer, Ready: s.ready,
 	})
 	figures := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "introspectd_build_info 1\n") })
@@ -544,6 +547,9 @@ const inactive = `{"active":false}`
 // oauthText is the charset of RFC 6749 section 5.2.
 var oauthText = regexp.MustCompile(`^[\x20-\x21\x23-\x5B\x5D-\x7E]+$`)
 
+// wso2Form is the flat JSON of API Manager 4.
+var wso2Form = regexp.MustCompile(`^\{"code":"9009\d\d","message":"[^"\\]+","description":"[^"\\]+"\}$`)
+
 // holdToPromises checks what the contract promises of every answer.
 func (f *fixture) holdToPromises(r *http.Request, got response) {
 	f.Helper()
@@ -579,7 +585,7 @@ func (f *fixture) holdToPromises(r *http.Request, got response) {
 		}
 	}
 	if got.status >= 400 && r.Method != http.MethodHead && r.URL.Path != "/readyz" {
-		f.holdToErrorForm(got, fail)
+		f.holdToErrorForm(r, got, fail)
 	}
 	sent, err := r.GetBody()
 	f.must(err)
@@ -593,8 +599,15 @@ func (f *fixture) holdToPromises(r *http.Request, got response) {
 	}
 }
 
-func (f *fixture) holdToErrorForm(got response, fail func(string, ...any)) {
+func (f *fixture) holdToErrorForm(r *http.Request, got response, fail func(string, ...any)) {
 	f.Helper()
+	gateway := strings.HasPrefix(r.URL.Path, "/auth") || strings.HasPrefix(r.URL.Path, "/ext-authz")
+	if f.errors == httpapi.WSO2 && gateway && got.status != http.StatusNotFound && got.status != http.StatusInternalServerError {
+		if !wso2Form.MatchString(got.body) {
+			fail("a gateway's client is answered in the form of WSO2")
+		}
+		return
+	}
 	var object map[string]string
 	if err := json.Unmarshal([]byte(got.body), &object); err != nil {
 		fail("ERR-01 an error is one JSON object of texts: %v", err)

@@ -252,7 +252,7 @@ func (p *profile) assertion(ctx context.Context, a introspect.Answer, requester 
 		said = append(slices.DeleteFunc(said, func(m claims.Member) bool { return m.Name == "sub_id" }),
 			claims.Member{Name: "sub_id", Value: subjectID(a.Find("iss"), sub)})
 	}
-	return p.signer.Make(ctx, p.form, about, a.Expires(), said)
+	return p.signer.Make(ctx, p.form, about, a.Expires(), said.All())
 }
 
 // about is everything, beside the profile, that an assertion's claims are made

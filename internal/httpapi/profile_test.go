@@ -298,7 +298,7 @@ func TestShapes(t *testing.T) {
 			`{"alg":"ES256","kid":"KID","typ":"txntoken+jwt"}`,
 			`{"sub":"raw-claim-bob","scope":"read write","tctx":{"azp":"app","department":"sales","preferred_username":"bob","realm_access":{"roles":["x"]}},` +
 				`"rctx":{"iss":"` + corpIss + `","client_id":"app","username":"bob","acr":"2","amr":["pwd","otp"],"auth_time":1700000000}}`,
-			`{"iss":"` + ourIss + `","aud":"` + backend + `","iat":MADE,"exp":ENDS,"jti":"*","txn":"*",CLAIMS,"req_wl":"orders",` + id + `}`,
+			`{"iss":"` + ourIss + `","aud":"` + backend + `","iat":MADE,"exp":ENDS,"jti":"*",CLAIMS,"req_wl":"orders",` + id + `,"txn":"*"}`,
 		},
 		{
 			"ASN-06 a txn that the token has, and contexts that it doesn't fake", "txn", sign1(now, `,"scope":"read","txn":"t-1","req_wl":"evil","sub_id":{"evil":1}`),

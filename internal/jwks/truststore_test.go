@@ -30,7 +30,7 @@ import (
 )
 
 const (
-	stores   = "../truststore/testdata/wso2/"
+	stores   = "../wso2/testdata/"
 	password = "wso2carbon"
 	wso2Kid  = "YTgwYzYwYTY0MjliMWZlMzA1YTcwMjg5NGI1MTkyMDdiNjg1NTgyOTJiZDRhMzE5MmIwYjMzMzAyOTFjNzMzNQ_RS256"
 )

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"introspectd/internal/claims"
 	"introspectd/internal/sign"
 )
 
@@ -269,7 +270,7 @@ func FuzzKeyFile(f *testing.F) {
 		}
 		s := sign.New(sign.Options{Keys: keys, Issuer: issuer})
 		form := sign.Form{Type: "JWT", Audience: []string{"b"}, Lifetime: time.Minute}
-		if _, err := s.Make(t.Context(), &form, nil, time.Now().Unix()+60, nil); err != nil {
+		if _, err := s.Make(t.Context(), &form, nil, time.Now().Unix()+60, claims.Set{}.All()); err != nil {
 			t.Errorf("a key that was taken does not sign: %v, of %q", err, body)
 		}
 	})

@@ -23,6 +23,8 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+
+	"introspectd/internal/truststore"
 )
 
 // key is one signing key. Only its Signer knows the private half.
@@ -59,6 +61,9 @@ func (m member) thumbprint() string {
 // error is a sentence for whoever wrote the configuration; which is the setting
 // it is about.
 func newKey(signer crypto.Signer, alg Algorithm) (k *key, which string, err error) {
+	if since, known := truststore.Known(signer.Public()); known {
+		return nil, "file", fmt.Errorf("expected a key of your own; the private half of this one is public (a WSO2 default of %s), so anyone can sign with it", since)
+	}
 	k = &key{signer: signer}
 	var fitting []Algorithm
 	b64 := base64.RawURLEncoding.EncodeToString

@@ -41,6 +41,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -48,8 +49,6 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/sync/singleflight"
-
-	"introspectd/internal/claims"
 )
 
 // Keys are our own keys. They are immutable and safe for concurrent use.
@@ -232,9 +231,10 @@ func (s *Signer) Recall(ctx context.Context, f *Form, about []byte) (Assertion, 
 	return s.recall(ctx, s.name(k, f, about), now)
 }
 
-// Make signs what set says, about a token with this exp; it is remembered for
-// Recall. Errors are ErrOver, and those of a key that does not sign.
-func (s *Signer) Make(ctx context.Context, f *Form, about []byte, expires int64, set claims.Set) (Assertion, error) {
+// Make signs the members said, each name once, about a token with this exp; it
+// is remembered for Recall. Errors are ErrOver, and those of a key that does not
+// sign.
+func (s *Signer) Make(ctx context.Context, f *Form, about []byte, expires int64, said iter.Seq2[string, jsontext.Value]) (Assertion, error) {
 	k, err := s.keys.at(s.now())
 	if err != nil {
 		return Assertion{}, err
@@ -245,7 +245,7 @@ func (s *Signer) Make(ctx context.Context, f *Form, about []byte, expires int64,
 		if a, ok := s.recall(ctx, name, now); ok {
 			return a, nil // another flight landed between the look of who asks and this one
 		}
-		a, err := s.make(k, f, now, expires, set)
+		a, err := s.make(k, f, now, expires, said)
 		if err == nil {
 			s.remember(context.WithoutCancel(ctx), name, a, now)
 		}
@@ -268,12 +268,12 @@ func (s *Signer) name(k *key, f *Form, about []byte) [sha256.Size]byte {
 }
 
 // make writes and signs one: RFC 7519 section 7.1.
-func (s *Signer) make(k *key, f *Form, now time.Time, expires int64, set claims.Set) (Assertion, error) {
+func (s *Signer) make(k *key, f *Form, now time.Time, expires int64, said iter.Seq2[string, jsontext.Value]) (Assertion, error) {
 	expires = min(expires, now.Add(f.Lifetime).Unix())
 	if expires <= now.Unix() {
 		return Assertion{}, ErrOver
 	}
-	input := k.header(f.Type) + "." + base64.RawURLEncoding.EncodeToString(s.payload(f, now, expires, set))
+	input := k.header(f.Type) + "." + base64.RawURLEncoding.EncodeToString(s.payload(f, now, expires, said))
 	signature, err := k.sign(input)
 	if err != nil {
 		return Assertion{}, err
@@ -297,7 +297,7 @@ func (k *key) header(typ string) string {
 // bind or describe the token that it is about, which an assertion is not.
 var ours = []string{"iss", "aud", "iat", "exp", "jti", "nbf", "cnf", "active", "token_type"}
 
-func (s *Signer) payload(f *Form, now time.Time, expires int64, set claims.Set) []byte {
+func (s *Signer) payload(f *Form, now time.Time, expires int64, said iter.Seq2[string, jsontext.Value]) []byte {
 	id := rand.Text()
 	var b bytes.Buffer
 	b.WriteString(`{"iss":`)
@@ -313,15 +313,15 @@ func (s *Signer) payload(f *Form, now time.Time, expires int64, set claims.Set) 
 		b.WriteByte(':')
 		b.Write(value)
 	}
-	for _, name := range f.Unique {
-		if !set.Has(name) {
-			add(name, quoted(id))
+	missing := slices.Clone(f.Unique)
+	for name, value := range said {
+		missing = slices.DeleteFunc(missing, func(unique string) bool { return unique == name })
+		if !slices.Contains(ours, name) {
+			add(name, value)
 		}
 	}
-	for _, m := range set {
-		if !slices.Contains(ours, m.Name) {
-			add(m.Name, m.Value)
-		}
+	for _, name := range missing {
+		add(name, quoted(id))
 	}
 	b.WriteByte('}')
 	return b.Bytes()

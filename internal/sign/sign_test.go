@@ -9,12 +9,15 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"math/big"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -69,7 +72,7 @@ func newWorld(t *testing.T, keys ...sign.Key) *world {
 // make signs claims about a token with an hour left.
 func (w *world) make(t *testing.T, about, text string) sign.Assertion {
 	t.Helper()
-	a, err := w.Make(t.Context(), &w.form, []byte(about), w.now.Add(time.Hour).Unix(), decode(t, text))
+	a, err := w.Make(t.Context(), &w.form, []byte(about), w.now.Add(time.Hour).Unix(), decode(t, text).All())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,13 +183,13 @@ func TestASN02Members(t *testing.T) {
 func TestASN02NoAssertionOutlivesItsToken(t *testing.T) {
 	w := newWorld(t, sign.Key{Signer: ecKey()})
 	for left, want := range map[time.Duration]int64{time.Hour: 300, 301 * time.Second: 300, 299 * time.Second: 299, time.Second: 1} {
-		a, err := w.Make(t.Context(), &w.form, []byte(left.String()), w.now.Add(left).Unix(), nil)
+		a, err := w.Make(t.Context(), &w.form, []byte(left.String()), w.now.Add(left).Unix(), claims.Set{}.All())
 		if err != nil || a.Expires-w.now.Unix() != want || w.ExpiresIn(a) != want {
 			t.Errorf("a token with %s left: got %d s, %v, want %d", left, a.Expires-w.now.Unix(), err, want)
 		}
 	}
 	for _, left := range []time.Duration{0, -time.Second, -time.Hour} {
-		if a, err := w.Make(t.Context(), &w.form, []byte(left.String()), w.now.Add(left).Unix(), nil); !errors.Is(err, sign.ErrOver) || a.Text != "" {
+		if a, err := w.Make(t.Context(), &w.form, []byte(left.String()), w.now.Add(left).Unix(), claims.Set{}.All()); !errors.Is(err, sign.ErrOver) || a.Text != "" {
 			t.Errorf("a token with %s left: got %v, %v, want ErrOver", left, a, err)
 		}
 	}
@@ -225,7 +228,7 @@ func TestASN05BoundToWhatItIsMadeOf(t *testing.T) {
 	clock := func() time.Time { return at }
 	one := sign.New(sign.Options{Keys: keys, Issuer: issuer, Cache: store, Now: clock})
 	form := sign.Form{Type: "a+jwt", Audience: []string{"b"}, Lifetime: time.Minute, Version: sha256.Sum256([]byte("1"))}
-	if _, err := one.Make(t.Context(), &form, []byte("x"), at.Unix()+600, nil); err != nil {
+	if _, err := one.Make(t.Context(), &form, []byte("x"), at.Unix()+600, claims.Set{}.All()); err != nil {
 		t.Fatal(err)
 	}
 	edited := form
@@ -270,7 +273,7 @@ func TestASN05AHerdSignsOnce(t *testing.T) {
 	got := make([]sign.Assertion, 64)
 	for n := range got {
 		herd.Go(func() {
-			got[n], _ = w.Make(context.Background(), &w.form, []byte("x"), w.now.Add(time.Hour).Unix(), nil)
+			got[n], _ = w.Make(context.Background(), &w.form, []byte("x"), w.now.Add(time.Hour).Unix(), claims.Set{}.All())
 		})
 	}
 	close(far.wait)
@@ -309,7 +312,7 @@ func TestNothingLeavesThatItsPublicKeyDoesNotVerify(t *testing.T) {
 		"no signature":        broken{Signer: ecKey(), public: ecKey().Public(), err: away},
 	} {
 		w := newWorld(t, sign.Key{Signer: signer})
-		a, err := w.Make(t.Context(), &w.form, []byte("x"), w.now.Add(time.Hour).Unix(), nil)
+		a, err := w.Make(t.Context(), &w.form, []byte("x"), w.now.Add(time.Hour).Unix(), claims.Set{}.All())
 		if err == nil || a.Text != "" {
 			t.Errorf("%s: got %v, want an error", name, a)
 		}
@@ -354,7 +357,7 @@ func TestASN05KeysArePublishedAheadOfTheirTime(t *testing.T) {
 
 func TestNothingIsSignedBeforeAnyKeysTime(t *testing.T) {
 	w := newWorld(t, sign.Key{Signer: ecKey(), ActiveFrom: time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)})
-	if a, err := w.Make(t.Context(), &w.form, nil, w.now.Add(time.Hour).Unix(), nil); err == nil || a.Text != "" {
+	if a, err := w.Make(t.Context(), &w.form, nil, w.now.Add(time.Hour).Unix(), claims.Set{}.All()); err == nil || a.Text != "" {
 		t.Errorf("got %v, %v, want an error", a, err)
 	}
 }
@@ -443,7 +446,7 @@ func BenchmarkRecall(b *testing.B) {
 	s := sign.New(sign.Options{Keys: keys, Issuer: issuer, Cache: memstore.New(32 << 20)})
 	form := sign.Form{Type: "JWT", Audience: []string{"b"}, Lifetime: 5 * time.Minute}
 	about := make([]byte, 64)
-	if _, err := s.Make(b.Context(), &form, about, time.Now().Unix()+3600, nil); err != nil {
+	if _, err := s.Make(b.Context(), &form, about, time.Now().Unix()+3600, claims.Set{}.All()); err != nil {
 		b.Fatal(err)
 	}
 	b.ReportAllocs()
@@ -461,10 +464,31 @@ func BenchmarkMake(b *testing.B) {
 			form := sign.Form{Type: "JWT", Audience: []string{"b"}, Lifetime: 5 * time.Minute}
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := s.Make(b.Context(), &form, nil, time.Now().Unix()+3600, nil); err != nil {
+				if _, err := s.Make(b.Context(), &form, nil, time.Now().Unix()+3600, claims.Set{}.All()); err != nil {
 					b.Fatal(err)
 				}
 			}
 		})
+	}
+}
+
+// TestAKeyThatAnyoneHasSignsNothing tries one that came with WSO2's products,
+// by its certificate: its private half is not needed to be told.
+func TestAKeyThatAnyoneHasSignsNothing(t *testing.T) {
+	const file = "../../../shared/wso2/public/wso2carbon-2019-10.crt.pem"
+	text, err := os.ReadFile(file)
+	if err != nil && os.Getenv("CI") == "true" {
+		t.Fatalf("%s is not there, and where CI=true it has to be", file)
+	} else if err != nil {
+		t.Skipf("NOT RUN: %s is not there", file)
+	}
+	block, _ := pem.Decode(text)
+	c, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = sign.Of(sign.Key{Signer: broken{public: c.PublicKey}})
+	if err == nil || !strings.Contains(err.Error(), "anyone can sign with it") {
+		t.Errorf("got %v, want a refusal", err)
 	}
 }

@@ -53,7 +53,7 @@ func TestKnownStores(t *testing.T) {
 		{"wso2.crt", []string{"DER", wso2Kid}},
 	} {
 		t.Run("T11 "+row.file, func(t *testing.T) {
-			body := load(t, filepath.Join("testdata/wso2", row.file))
+			body := load(t, filepath.Join("../wso2/testdata", row.file))
 			s := read(t, body)
 			if diff := cmp.Diff(row.want, picture(s)); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
@@ -89,7 +89,7 @@ func TestSeedCommands(t *testing.T) {
 	}
 	fresh := func(t *testing.T) string {
 		dir := t.TempDir()
-		if err := os.WriteFile(filepath.Join(dir, "wso2carbon.jks"), load(t, "testdata/wso2/wso2carbon.jks"), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, "wso2carbon.jks"), load(t, "../wso2/testdata/wso2carbon.jks"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		return dir
@@ -142,7 +142,7 @@ func absent(t *testing.T, what string) {
 func TestKeytoolStores(t *testing.T) {
 	root := write(t, "ca.pem", inPEM(certificate("Root", aCA)))
 	signer := write(t, "signer.pem", inPEM(certificate("signer")))
-	weak, err := filepath.Abs("testdata/wso2/weak1024.crt.pem")
+	weak, err := filepath.Abs("../wso2/testdata/weak1024.crt.pem")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -345,7 +345,7 @@ func TestPEM(t *testing.T) {
 	root := certificate("Root", aCA)
 	private := string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: must(x509.MarshalECPrivateKey(ecKey()))}))
 	broken := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte{0x30, 0}}))
-	body := "Some text\n" + inPEM(a) + private + inPEM(root) + broken + string(load(t, "testdata/wso2/weak1024.crt.pem")) + inPEM(b) + inPEM(a) + inPEM(root)
+	body := "Some text\n" + inPEM(a) + private + inPEM(root) + broken + string(load(t, "../wso2/testdata/weak1024.crt.pem")) + inPEM(b) + inPEM(a) + inPEM(root)
 	s := read(t, []byte(body))
 	if diff := cmp.Diff(sortedKids("PEM", a, b), picture(s)[:3]); diff != "" {
 		t.Errorf("entries (-want +got):\n%s", diff)
@@ -749,7 +749,7 @@ func TestKnownPublicKeys(t *testing.T) {
 // sign, no alias with two meanings.
 func FuzzRead(f *testing.F) {
 	for _, name := range []string{"client-truststore.jks", "wso2carbon.jks", "wso2.crt", "weak1024.crt.pem"} {
-		f.Add(load(f, filepath.Join("testdata/wso2", name)), password)
+		f.Add(load(f, filepath.Join("../wso2/testdata", name)), password)
 	}
 	f.Add(jks(f, map[string]string{"a": "X.509:x"}), password)
 	entries := []pkcs12.TrustStoreEntry{{Cert: certificate("a"), FriendlyName: "a"}}
