@@ -43,7 +43,21 @@ type mode struct {
 }
 
 var modes = []mode{
+	benchMode("hit", "remembered verdicts, against bare gin and net/http", (*bench).hit),
+	benchMode("miss", "tokens seen for the first time, against the signature check alone", (*bench).miss),
+	benchMode("refuse", "tokens that are refused without a signature check", (*bench).refuse),
+	benchMode("mix", "what callers send: most of it known, some new, some bad", (*bench).mix),
+	benchMode("rate", "latency at a fixed rate", (*bench).atRate),
+	benchMode("redis", "verdicts in redis, and redis away", (*bench).inRedis),
+	benchMode("herd", "many askers of one new token at once", (*bench).herd),
+	benchMode("flood", "cheap tokens beside a flood of dear ones", (*bench).flood),
+	benchMode("memory", "memory of remembered verdicts, and its collection", (*bench).memory),
+	benchMode("scale", "how cost grows with issuers, callers, verdicts and revocations", (*bench).scale),
+	benchMode("peers", "HAProxy, mod_auth_openidc, fastify, express and OPA on the same tokens", (*bench).peers),
+	benchMode("soak", "a load that goes on, and whether anything grows", (*bench).soak),
+	benchMode("goals", "every goal that this machine can show", (*bench).goals),
 	{"faults", "what callers notice when Redis, an issuer or a replica fails", runFaults},
+	{"yardstick", "a bare server, which the others start", runYardstick},
 }
 
 func main() {
@@ -69,7 +83,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprintln(stderr, "usage: go run ./loadtest MODE [flags]; --help after a mode lists its flags")
 	for _, m := range modes {
-		fmt.Fprintf(stderr, "  %-8s %s\n", m.name, m.about)
+		fmt.Fprintf(stderr, "  %-10s %s\n", m.name, m.about)
 	}
 	return exitUsage
 }
