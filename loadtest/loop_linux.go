@@ -89,7 +89,7 @@ type connection struct {
 const mostAnswer = 64 << 10
 
 func newLoop(l load) (p *loop, err error) {
-	p = &loop{load: l, poll: -1}
+	p = &loop{load: l, poll: -1, next: l.from}
 	if p.poll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return p, fmt.Errorf("epoll: %w", err)
 	}
@@ -181,7 +181,7 @@ func (p *loop) patience() int {
 func (p *loop) due(end time.Time) bool { return p.dueAt().Before(end) }
 
 func (p *loop) dueAt() time.Time {
-	return p.started.Add(time.Duration(float64(p.next) / p.rate * float64(time.Second)))
+	return p.started.Add(time.Duration(float64(p.next-p.from) / p.rate * float64(time.Second)))
 }
 
 // sendDue sends what is due by now, as far as connections are free.

@@ -18,8 +18,9 @@ const (
 	rawVerify                     = "raw RS256 verification"
 	firstSight, firstSightDefault = "first sight, telemetry off", "first sight, default telemetry"
 	noCache, firstSightRedis      = "first sight, caches off", "first sight, with redis"
-	smallCache                    = "first sight, 10 × the process cache"
+	smallCache                    = "large tokens in turn, 2 × the process cache"
 	mixOff, mixDefault            = "mix, telemetry off", "mix, default telemetry"
+	largeFirst                    = "large tokens, first sight"
 	redisHit                      = "hit in redis, POST"
 	redisUp, redisHung, redisGone = "redis up", "redis hung", "redis gone"
 	hitWord, firstWord            = ": hit", ": first sight"
@@ -145,27 +146,53 @@ func (b *bench) miss(ctx context.Context) ([]section, error) {
 		}
 		lanes = append(lanes, l)
 	}
-	// 512 KiB hold some 500 verdicts, and it is asked about all in turn.
-	small, err := b.hits(ctx, variant{name: "small", size: "512KiB"}, smallCache, "")
+	large, err := b.beyondTheCache(ctx)
 	if err != nil {
 		return nil, err
 	}
-	b.size(ctx, small[0].server)
+	b.size(ctx, lanes[1].server)
 	bare, err := b.yardsticks(ctx, ginPost)
 	if err != nil {
 		return nil, err
 	}
-	f, all, err := b.measure(ctx, append(append(lanes, small...), bare...)...)
+	f, all, err := b.measure(ctx, append(append(lanes, large...), bare...)...)
 	s := section{Mode: "miss", Figures: all}
 	if err == nil {
 		s.Goals = []goal{
 			atMost("P5", "first sight of an RS256 token: CPU as a multiple of the raw verification", 2.1, ratio(f[firstSight], f[rawVerify])),
 			atMost("P6", "all tokens distinct: caches on against caches off", 1.05, ratio(f[firstSight], f[noCache])),
-			atMost("P12", "ten and more times the process cache, against plain first sight", 1.08, ratio(f[smallCache], f[firstSight])),
+			atMost("P12", "a working set beyond the process cache, against plain first sight", 1.08, ratio(f[smallCache], f[largeFirst])),
 		}
-		s.note("first sight takes %.2f of what bare gin's request does", ratio(f[firstSight], f[ginPost]))
+		floor := f[ginPost].CPU + f[rawVerify].CPU
+		s.note("first sight against bare gin and the raw verification together, below which it can't go: %.2f, and P5 would be %.2f there", f[firstSight].CPU/floor, floor/f[rawVerify].CPU)
 	}
 	return []section{s}, err
+}
+
+// beyondTheCache asks about twice as many tokens as the smallest process cache
+// holds, in turn: every look-up is in vain, and every verdict takes the place
+// of another. Ten times as many would do the same, and take longer to mint. The
+// tokens are large, so that they are few. Beside it is a lane of the same
+// tokens in which nothing is thrown away.
+func (b *bench) beyondTheCache(ctx context.Context) ([]*lane, error) {
+	const many, few = 36_000, 3000
+	tokens := b.deck.mintBy(b.issuer.Key("EdDSA"), many, map[string]any{"note": strings.Repeat("x", 3000)})
+	small, err := b.introspectd(ctx, variant{name: "small", size: "64MiB"})
+	if err != nil {
+		return nil, err
+	}
+	v := variant{name: "large"}
+	large, err := b.introspectd(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	return []*lane{
+		{name: smallCache, server: small, requests: introspectRequests(small.address, "/introspect", b.secret, tokens), right: tells(tokens), onward: true},
+		{
+			name: largeFirst, server: large, requests: introspectRequests(large.address, "/introspect", b.secret, tokens[:few]), right: tells(tokens[:few]),
+			once: true, reset: b.forget(large, v),
+		},
+	}, nil
 }
 
 // rawVerification is what crypto/rsa and the digest take, and nothing else.

@@ -89,6 +89,11 @@ func (b *bench) peers(ctx context.Context) ([]section, error) {
 	if err != nil {
 		return nil, err
 	}
+	bare, err := b.yardsticks(ctx, ginAuth)
+	if err != nil {
+		return nil, err
+	}
+	lanes = append(lanes, bare...)
 	in, err := b.peerRun()
 	if err != nil {
 		return nil, err
@@ -105,8 +110,16 @@ func (b *bench) peers(ctx context.Context) ([]section, error) {
 	}
 	f, all, err := b.measure(ctx, lanes...)
 	s.Figures = all
+	for _, l := range lanes {
+		if l.failed != nil {
+			s.note("BROKE OFF: %v", l.failed)
+		}
+	}
 	if err == nil {
 		s.Goals = peerGoals(f)
+		if f[fastify] != nil {
+			s.note("bare gin, which judges nothing, against "+fastify+": %.2f", ratio(f[fastify], f[ginAuth]))
+		}
 	}
 	return []section{s}, err
 }
@@ -223,7 +236,7 @@ func (in *peerRun) start(ctx context.Context, p peer) (*lane, error) {
 			return nil, fmt.Errorf("it doesn't judge as it should: %s: %w", check.what, err)
 		}
 	}
-	return &lane{name: p.name, server: s, requests: p.requests(address, in.secret, in.deck.good), right: p.good}, nil
+	return &lane{name: p.name, server: s, requests: p.requests(address, in.secret, in.deck.good), right: p.good, optional: true}, nil
 }
 
 // file writes a configuration of peers/, filled in for an address, and returns

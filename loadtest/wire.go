@@ -15,6 +15,8 @@ type load struct {
 	// ends when each has been answered, otherwise it begins anew.
 	requests [][]byte
 	once     bool
+	// from is where it begins in requests, counted on beyond their number.
+	from int
 	// right judges the answer to request n.
 	right func(n int, a answer) bool
 	// length ends it: nothing is sent afterwards, and what is on its way is

@@ -27,8 +27,8 @@ func runYardstick(ctx context.Context, args []string, _, stderr io.Writer) (stat
 		return exitUsage, err
 	}
 	h, ok := map[string]func([]byte) http.Handler{"gin": bareGin, "net/http": bareHTTP}[*kind]
-	if !ok || *size < 20 {
-		return exitUsage, fmt.Errorf("expected --kind gin or net/http and --size of 20 or more, got %q and %d", *kind, *size)
+	if !ok || *size < 2 {
+		return exitUsage, fmt.Errorf("expected --kind gin or net/http and --size of 2 or more, got %q and %d", *kind, *size)
 	}
 	socket, err := new(net.ListenConfig).Listen(ctx, "tcp", *listen)
 	if err != nil {
@@ -42,8 +42,7 @@ func runYardstick(ctx context.Context, args []string, _, stderr io.Writer) (stat
 
 // padded is a JSON object of size bytes.
 func padded(size int) []byte {
-	const begin, end = `{"active":true,"x":"`, `"}`
-	return []byte(begin + strings.Repeat("x", max(size-len(begin)-len(end), 0)) + end)
+	return []byte("{" + strings.Repeat(" ", size-2) + "}")
 }
 
 // identity are headers such as /auth answers with.
