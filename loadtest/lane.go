@@ -162,27 +162,52 @@ func (b *bench) warm(ctx context.Context, l *lane) error {
 		l.work()
 		return nil
 	}
-	for n := 0; ; {
-		// Few at a time: remembering is what is wanted, not speed.
-		s, err := load{
-			address: l.server.address, connections: min(b.connections, 8), requests: l.requests, once: true, right: l.right,
-		}.run(ctx, b.loadCPU)
-		if err == nil && s.wrong > 0 {
-			err = fmt.Errorf("%d of %d answers are wrong, such as %s", s.wrong, s.requests, s.example)
-		}
-		// A heap that has not been through a collection yet takes each page from
-		// the kernel, which shows as a third of a first sight.
-		if n += len(l.requests); err != nil || !l.once || n >= wellUsed {
-			return err
-		}
-		if err := l.reset(ctx); err != nil {
-			return err
-		}
+	// Few at a time: remembering is what is wanted, not speed.
+	sent, err := load{
+		address: l.server.address, connections: min(b.connections, 8), requests: l.requests, once: true, right: l.right,
+	}.run(ctx, b.loadCPU)
+	if err == nil && sent.wrong > 0 {
+		err = fmt.Errorf("%d of %d answers are wrong, such as %s", sent.wrong, sent.requests, sent.example)
 	}
+	if err != nil {
+		return err
+	}
+	return b.use(ctx, l)
 }
 
-// wellUsed is how many first sights a process has seen before it is measured.
-const wellUsed = 12_000
+const (
+	// wellUsed is how many requests a process has seen before it is measured; a
+	// first sight counts for four. A heap that has not been through a collection
+	// takes each page from the kernel: half as much again as a hit takes
+	// otherwise, and with a cache of 128 MiB in it that is 128 MiB long. What is
+	// compiled while it runs is compiled by then, too.
+	wellUsed = 100_000
+	// mostUse bounds the time that this takes, of servers that are slow; it is
+	// never more than twice the time of measuring.
+	mostUse, mostUseOfPeers = 4 * time.Second, 1500 * time.Millisecond
+)
+
+// use sends the requests of a lane until its server is well used.
+func (b *bench) use(ctx context.Context, l *lane) error {
+	warming := *b
+	warming.rate, warming.seconds = 0, 0.25
+	longest := min(mostUse, time.Duration(2*b.seconds*float64(b.rounds)*float64(time.Second)))
+	if l.optional {
+		longest = min(longest, mostUseOfPeers)
+	}
+	for began := time.Now(); l.server.seen < wellUsed && time.Since(began) < longest; {
+		f := &figure{}
+		if err := warming.turn(ctx, l, f); err != nil {
+			return err
+		}
+		each := 1
+		if l.once {
+			each = 4
+		}
+		l.server.seen += each * int(f.Requests)
+	}
+	return nil
+}
 
 // turn measures one lane in one round.
 func (b *bench) turn(ctx context.Context, l *lane, f *figure) error {

@@ -117,8 +117,10 @@ func (b *bench) peers(ctx context.Context) ([]section, error) {
 	}
 	if err == nil {
 		s.Goals = peerGoals(f)
-		if f[fastify] != nil {
-			s.note("bare gin, which judges nothing, against "+fastify+": %.2f", ratio(f[fastify], f[ginAuth]))
+		for _, p := range peerRows() {
+			if f[p.name] != nil {
+				s.note("bare gin, which judges nothing, against %s: %.2f", p.name, ratio(f[p.name], f[ginAuth]))
+			}
 		}
 	}
 	return []section{s}, err

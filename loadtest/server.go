@@ -21,6 +21,7 @@ type server struct {
 	admin   string // of introspectd
 	config  string // its path, of introspectd
 	passes  int    // how often it was made to forget
+	seen    int    // requests, before it was measured
 
 	process *exec.Cmd
 	ended   chan struct{}

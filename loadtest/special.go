@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -112,7 +113,7 @@ func (b *bench) herd(ctx context.Context) ([]section, error) {
 		after, _, err := s.usage()
 		return got, after - before, err
 	}
-	var alone, crowd, again, wait, first []float64
+	var alone, crowd, again, wait, first, remembered []float64
 	for n := 0; n < len(tokens); n += 2 {
 		one, cpuOne, err := ask(n, 1)
 		if err != nil {
@@ -122,20 +123,21 @@ func (b *bench) herd(ctx context.Context) ([]section, error) {
 		if err != nil {
 			return nil, err
 		}
-		_, cpuHits, err := ask(n+1, b.connections) // all remembered now
+		hits, cpuHits, err := ask(n+1, b.connections) // all remembered now
 		if err != nil {
 			return nil, err
 		}
 		alone, crowd, again = append(alone, micros(cpuOne)), append(crowd, micros(cpuMany)), append(again, micros(cpuHits))
 		first, wait = append(first, micros(one.latencies.quantile(0.5))), append(wait, micros(many.latencies.quantile(0.5)))
+		remembered = append(remembered, micros(hits.latencies.quantile(0.5)))
 	}
 	out := section{Mode: "herd"}
 	verifications := (median(crowd) - median(again)) / median(alone)
 	out.note("one new ES512 token: %.0f µs of CPU alone, %.0f on %d connections at once, %.0f on as many once it is remembered", median(alone), median(crowd), b.connections, median(again))
-	out.note("p50: %.0f µs alone, %.0f for each of %d", median(first), median(wait), b.connections)
+	out.note("p50: %.0f µs alone, %.0f for each of %d, %.0f once it is remembered", median(first), median(wait), b.connections, median(remembered))
 	out.Goals = []goal{
 		atMost("P14", fmt.Sprintf("%d connections, one new ES512 token: verifications, by CPU", b.connections), 1.5, verifications).in("verifications"),
-		atMost("P14", "the same: p50 of those who wait, against one that is alone", 1.2, median(wait)/median(first)),
+		atMost("P14", "the same: p50 less that of as many hits, against one that is alone", 1.2, (median(wait)-median(remembered))/median(first)),
 	}
 	return []section{out}, nil
 }
@@ -173,9 +175,13 @@ func (b *bench) memory(ctx context.Context) ([]section, error) {
 		rss[i] -= b.unreturned(ctx, s)
 		b.say("%d verdicts: %d MiB", b.verdicts*(1+9*i)/10, rss[i]>>20)
 	}
-	payload, err := b.one(ctx, s, introspectRequests(s.address, "/introspect", b.secret, tokens[:1])[0])
+	body, err := b.one(ctx, s, introspectRequests(s.address, "/introspect", b.secret, tokens[:1])[0])
 	if err != nil {
 		return nil, err
+	}
+	payload, err := b.payload(ctx, tokens[0])
+	if err != nil {
+		return nil, fmt.Errorf("finding out how long a remembered verdict is: %w", err)
 	}
 	collected, err := b.collection(ctx, s)
 	if err != nil {
@@ -183,13 +189,45 @@ func (b *bench) memory(ctx context.Context) ([]section, error) {
 	}
 	each := float64(rss[1]-rss[0]) / float64(len(tokens)-few)
 	out := section{Mode: "memory"}
-	out.note("%d remembered verdicts: %.0f bytes each; an answer has %d", b.verdicts, each, payload)
+	out.note("%d remembered verdicts: %.0f bytes each; an entry has %d of them, the answer in it %d", b.verdicts, each, payload, body)
 	out.Goals = []goal{
-		atMost("P15", "memory per remembered verdict, against the answer's bytes", 1.25, each/float64(payload)),
+		atMost("P15", "memory per remembered verdict, against its entry", 1.25, each/float64(payload)),
 		atMost("P15", "idle resident memory", 25, float64(idle)/(1<<20)).in("MiB"),
 		atMost("P15", fmt.Sprintf("CPU of a forced collection with %d verdicts", b.verdicts), 60, collected).in("ms"),
 	}
 	return []section{out}, nil
+}
+
+// payload is how many bytes are remembered of a verdict: what lies in Redis,
+// less the seal (41) and the time it ends (8).
+func (b *bench) payload(ctx context.Context, t token) (int, error) {
+	r, err := b.redis()
+	if err != nil {
+		return 0, err
+	}
+	s, err := b.introspectd(ctx, variant{name: "sharing", redis: r.Addr, shared: "always"})
+	if err != nil {
+		return 0, err
+	}
+	if _, err := b.one(ctx, s, introspectRequests(s.address, "/introspect", b.secret, []token{t})[0]); err != nil {
+		return 0, err
+	}
+	for range 500 { // it is written behind the answer
+		found, err := r.Do("SCAN", "0", "MATCH", "*:verdict:*", "COUNT", "1000")
+		if err != nil {
+			return 0, err
+		}
+		if _, key, ok := strings.Cut(found, "\n"); ok && strings.TrimSpace(key) != "" {
+			length, err := r.Do("STRLEN", strings.TrimSpace(key))
+			if err != nil {
+				return 0, err
+			}
+			n, err := strconv.Atoi(length)
+			return n - 41 - 8, err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return 0, errors.New("no verdict in redis after 5 s")
 }
 
 // unreturned is memory that the runtime keeps at hand with nothing in it: a
@@ -380,7 +418,7 @@ func (b *bench) byCallers(ctx context.Context) (section, error) {
 	for _, n := range []int{1, 100, 10_000} {
 		var rows strings.Builder
 		for i := range n - 1 {
-			fmt.Fprintf(&rows, "  - {id: app-%d, secrets: [{sha256: %064x}], may: [introspect], any_issuer: true, any_audience: true}\n", i, i+1)
+			fmt.Fprintf(&rows, "  - {id: app-%d, secrets: [{sha256: \"%064x\"}], may: [introspect], any_issuer: true, any_audience: true}\n", i, i+1)
 		}
 		name := fmt.Sprintf("%d callers", n)
 		more, err := b.hits(ctx, variant{name: name, callers: rows.String()}, name, "")
@@ -397,7 +435,7 @@ func (b *bench) byCallers(ctx context.Context) (section, error) {
 func (b *bench) byTokens(ctx context.Context) (section, error) {
 	var lanes []*lane
 	var others []token
-	for _, n := range []int{0, 10_000, 100_000} {
+	for _, n := range []int{0, 10_000, 60_000} {
 		name := fmt.Sprintf("%d more verdicts", n)
 		more, err := b.hits(ctx, variant{name: name, size: "512MiB"}, name, "")
 		if err != nil {
