@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -118,9 +117,7 @@ func TestThePlotIsXMLWithARowForEachLane(t *testing.T) {
 }
 
 func TestATreeIsCountedWithItsChildren(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("SKIPPED, NOT PASSED: /proc is Linux's")
-	}
+	onLinux(t)
 	sh := exec.Command("sh", "-c", "sleep 60 & wait")
 	sh.SysProcAttr = dieWithParent()
 	if err := sh.Start(); err != nil {
@@ -180,9 +177,7 @@ func TestAConfigurationForgetsByBeingEdited(t *testing.T) {
 
 // A whole run of a mode, so short that its figures mean nothing.
 func TestMixRuns(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("SKIPPED, NOT PASSED: the load needs Linux")
-	}
+	onLinux(t)
 	path := filepath.Join(t.TempDir(), "figures.json")
 	var out, progress strings.Builder
 	args := []string{"mix", "--seconds", "0.05", "--rounds", "1", "--connections", "4", "--tokens", "200", "--json", path, "--no-pin"}

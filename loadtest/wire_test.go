@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -68,6 +69,7 @@ func get(address string, paths ...string) (all [][]byte) {
 }
 
 func TestEachRequestIsSentOnceAndJudgedByItsOwn(t *testing.T) {
+	onLinux(t)
 	address := slowServer(t)
 	paths := []string{"/0", "/1", "/2", "/3", "/4"}
 	counts := make([]int, len(paths))
@@ -86,6 +88,7 @@ func TestEachRequestIsSentOnceAndJudgedByItsOwn(t *testing.T) {
 }
 
 func TestALoadBeginsWhereItIsTold(t *testing.T) {
+	onLinux(t)
 	address := slowServer(t)
 	var first string
 	_, err := load{address: address, connections: 1, requests: get(address, "/0", "/1", "/2"), from: 4, length: time.Millisecond, right: func(_ int, a answer) bool {
@@ -102,6 +105,7 @@ func TestALoadBeginsWhereItIsTold(t *testing.T) {
 // A server that stands still for one request keeps all that were due meanwhile
 // waiting; a closed loop would have sent none of them.
 func TestLatencyCountsFromWhenARequestWasDue(t *testing.T) {
+	onLinux(t)
 	const stall = 60 * time.Millisecond
 	address := slowServer(t, stall)
 	got, err := load{address: address, connections: 1, requests: get(address, "/"), rate: 500, length: 100 * time.Millisecond, right: status(200)}.run(t.Context(), -1)
@@ -118,6 +122,7 @@ func TestLatencyCountsFromWhenARequestWasDue(t *testing.T) {
 }
 
 func TestALoadThatCannotBeSentIsAnError(t *testing.T) {
+	onLinux(t)
 	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -139,5 +144,13 @@ func TestALoadThatCannotBeSentIsAnError(t *testing.T) {
 	_ = l.Close()
 	if _, err := all.run(t.Context(), -1); err == nil || !strings.Contains(err.Error(), "connecting") {
 		t.Errorf("no server: got %v", err)
+	}
+}
+
+// onLinux skips what needs epoll or /proc.
+func onLinux(t *testing.T) {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("SKIPPED, NOT PASSED: this needs Linux")
 	}
 }
