@@ -10,7 +10,13 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// The modes start this program as a yardstick, which here is the test.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "yardstick" {
+		main()
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func TestFaultsWithoutRedis(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "figures.json")
@@ -58,6 +64,11 @@ func TestUsage(t *testing.T) {
 		{"faults --no-redis --replicas 2", exitUsage, "replicas share nothing"},
 		{"faults --no-redis --phases redis-hung", exitUsage, `no "redis-hung" among issuer-down`},
 		{"faults --seconds 0", exitUsage, "more than 0 seconds"},
+		{"hit --rounds 0", exitUsage, "at least 1 round"},
+		{"goals --help", exitOK, "-only"},
+		{"miss now", exitUsage, `unexpected "now"`},
+		{"miss --binary /nowhere/introspectd --tokens 100", exitFailed, "/nowhere/introspectd"},
+		{"yardstick --kind echo", exitUsage, "--kind gin or net/http"},
 		{"faults now", exitUsage, `unexpected "now"`},
 		{"faults --no-redis --binary /nowhere/introspectd", exitFailed, "/nowhere/introspectd"},
 	} {

@@ -69,7 +69,7 @@ type promise struct {
 }
 
 func latencyOf(h *histogram) latency {
-	return latency{h.total, h.quantile(0.5).Microseconds(), h.quantile(0.99).Microseconds(), h.most.Microseconds()}
+	return latency{h.total(), h.quantile(0.5).Microseconds(), h.quantile(0.99).Microseconds(), h.most.Microseconds()}
 }
 
 // finish fills in what follows from the counts, once nothing is counted any

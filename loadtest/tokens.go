@@ -182,12 +182,12 @@ type issuer struct {
 	server  *http.Server
 }
 
-func newIssuer() (*issuer, error) {
+func newIssuer(algs ...string) (*issuer, error) {
 	address, err := freeAddress()
 	if err != nil {
 		return nil, err
 	}
-	i := &issuer{Issuer: devissuer.New("http://"+address, "ES256", "RS256"), address: address}
+	i := &issuer{Issuer: devissuer.New("http://"+address, algs...), address: address}
 	return i, i.up()
 }
 

@@ -60,7 +60,7 @@ func (w *world) start(ctx context.Context, s settings) (err error) {
 			return err
 		}
 	}
-	if w.issuer, err = newIssuer(); err != nil {
+	if w.issuer, err = newIssuer("ES256", "RS256"); err != nil {
 		return err
 	}
 	if !s.noRedis {

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"introspectd/internal/devissuer"
+)
+
+func TestMediansAndRatios(t *testing.T) {
+	if got := median(nil); got != 0 {
+		t.Errorf("of nothing: got %v", got)
+	}
+	if odd, even := median([]float64{3, 1, 2}), median([]float64{4, 1, 3, 2}); odd != 2 || even != 2.5 {
+		t.Errorf("got %v and %v, want 2 and 2.5", odd, even)
+	}
+	// The machine is twice as slow in one round, for both.
+	f, base := &figure{CPURounds: []float64{20, 40, 21}}, &figure{CPURounds: []float64{10, 20, 10}}
+	if got := ratio(f, base); got != 2 {
+		t.Errorf("got %v, want 2", got)
+	}
+}
+
+func TestGoalsAreHeldOnTheirOwnSide(t *testing.T) {
+	for _, tt := range []struct {
+		goal goal
+		held bool
+		row  string
+	}{
+		{atLeast("P1", "x", 0.8, 0.8), true, "P1 x ≥ 0.80 0.80 HELD"},
+		{atLeast("P1", "x", 0.8, 0.79), false, "P1 x ≥ 0.80 0.79 NOT HELD"},
+		{atMost("P5", "x", 2.1, 2.1), true, "P5 x ≤ 2.10 2.10 HELD"},
+		{atMost("P15", "x", 25, 31).in("MiB"), false, "P15 x ≤ 25.00 MiB 31.00 MiB NOT HELD"},
+	} {
+		if got := strings.Join(tt.goal.row(), " "); tt.goal.Held != tt.held || got != tt.row {
+			t.Errorf("got %v and %q, want %v and %q", tt.goal.Held, got, tt.held, tt.row)
+		}
+	}
+}
+
+func measured() *figures {
+	f := &figure{Lane: "a <lane>", Requests: 3, CPURounds: []float64{10, 12, 11}, perSec: []float64{1, 2, 3}}
+	for _, us := range []int{100, 200, 9000} {
+		f.latencies.add(time.Duration(us) * time.Microsecond)
+	}
+	f.finish()
+	work := &figure{Lane: "work without requests", CPURounds: []float64{30}}
+	work.finish()
+	return &figures{Machine: "a machine", Command: "loadtest x", Sections: []section{{
+		Mode: "x", Figures: []*figure{f, work}, Goals: []goal{atMost("P5", "first sight", 2.1, 2)}, Notes: []string{"a note"},
+	}}}
+}
+
+func TestFiguresAreWrittenAndSaved(t *testing.T) {
+	f := measured()
+	var text strings.Builder
+	if err := f.write(&text); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"a <lane>", "11.0", "10.0–12.0", "a note", "first sight", "HELD"} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("got\n%s\nwant in it %q", &text, want)
+		}
+	}
+	asJSON, asSVG := filepath.Join(t.TempDir(), "f.json"), filepath.Join(t.TempDir(), "f.svg")
+	if err := f.save(asJSON, asSVG); err != nil {
+		t.Fatal(err)
+	}
+	saved, err := os.ReadFile(asJSON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back figures
+	if err := json.Unmarshal(saved, &back); err != nil || back.Sections[0].Figures[0].CPU != 11 || back.Sections[0].Figures[0].Latency.Max != 9000 {
+		t.Errorf("got %s, %v; want 11 µs of CPU and at most 9000", saved, err)
+	}
+	if f.wrong() {
+		t.Error("no answer was wrong: got that some were")
+	}
+	f.Sections[0].Figures[0].Wrong = 1
+	if !f.wrong() {
+		t.Error("one answer was wrong: got that none were")
+	}
+}
+
+func TestThePlotIsXMLWithARowForEachLane(t *testing.T) {
+	plotted := plot(measured())
+	d := xml.NewDecoder(strings.NewReader(plotted))
+	circles := 0
+	for {
+		part, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatalf("%v in\n%s", err, plotted)
+		}
+		if e, ok := part.(xml.StartElement); ok && e.Name.Local == "circle" {
+			circles++
+		}
+	}
+	// Four in the legend, four of the lane that has latencies.
+	if circles != 8 || !strings.Contains(plotted, "a &lt;lane&gt;") || strings.Contains(plotted, "NaN") {
+		t.Errorf("got %d circles in\n%s\nwant 8, and the names of lanes", circles, plotted)
+	}
+	if empty := plot(&figures{}); strings.Contains(empty, "NaN") || strings.Contains(empty, "Inf") {
+		t.Errorf("of nothing: got\n%s", empty)
+	}
+}
+
+func TestATreeIsCountedWithItsChildren(t *testing.T) {
+	onLinux(t)
+	sh := exec.Command("sh", "-c", "sleep 60 & wait")
+	sh.SysProcAttr = dieWithParent()
+	if err := sh.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		children, _ := descendants(sh.Process.Pid)
+		for _, pid := range children {
+			if p, err := os.FindProcess(pid); err == nil {
+				_ = p.Kill()
+			}
+		}
+		_ = sh.Process.Kill()
+		_ = sh.Wait()
+	}()
+	for began := time.Now(); time.Since(began) < 10*time.Second; time.Sleep(time.Millisecond) {
+		children, err := descendants(sh.Process.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(children) == 1 {
+			if _, rss, err := treeUsage(sh.Process.Pid); err != nil || rss == 0 {
+				t.Errorf("got %d bytes, %v; want some", rss, err)
+			}
+			return
+		}
+	}
+	t.Error("sh has no child after 10 s")
+}
+
+func TestTokensAreWhatTheirKindSays(t *testing.T) {
+	d := newBenchDeck(devissuer.New("http://127.0.0.1:1", "RS256"), 3)
+	for i, good := range d.good {
+		if n := len(good.text); n < 900 || n > 1000 || strings.Count(good.text, ".") != 2 {
+			t.Errorf("a good token: got %d bytes, want about 940", n)
+		}
+		for _, kind := range append(refusals, "bad signature") {
+			bad := d.bad(kind, 3)[i]
+			if bad.text == good.text || bad.kind != forged || len(bad.text) < 600 {
+				t.Errorf("%s: got %s", kind, bad.text)
+			}
+		}
+	}
+}
+
+func TestAConfigurationForgetsByBeingEdited(t *testing.T) {
+	b := &bench{dir: "/d", secret: "s", issuer: &issuer{address: "127.0.0.1:1"}}
+	v := variant{name: "x", size: "0KiB", redis: "127.0.0.1:2", shared: "always"}
+	first, second := b.configuration(v, 0), b.configuration(v, 1)
+	if first == second || !strings.Contains(second, "max_lifetime: 100001h") || !strings.Contains(second, "name: pass-1,") {
+		t.Errorf("got\n%s\nand\n%s\nwant another issuer and another policy", first, second)
+	}
+	if want := "cache: {verdicts: {size: 0KiB, shared: always}}"; !strings.Contains(first, want) {
+		t.Errorf("got\n%s\nwant %s", first, want)
+	}
+}
+
+// A whole run of a mode, so short that its figures mean nothing.
+func TestMixRuns(t *testing.T) {
+	onLinux(t)
+	path := filepath.Join(t.TempDir(), "figures.json")
+	var out, progress strings.Builder
+	args := []string{"mix", "--seconds", "0.05", "--rounds", "1", "--connections", "4", "--tokens", "200", "--json", path, "--no-pin"}
+	if got := run(t.Context(), args, &out, &progress); got != exitOK {
+		t.Fatalf("exit status: got %d, want 0\n%s\n%s", got, &out, &progress)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got figures
+	if err := json.Unmarshal(text, &got); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range got.Sections[0].Figures {
+		if f.Requests == 0 || f.Wrong > 0 || f.CPU <= 0 || f.RSS == 0 {
+			t.Errorf("%s: got %d requests, %d wrong, %v µs, %d bytes; want some, 0, some and some", f.Lane, f.Requests, f.Wrong, f.CPU, f.RSS)
+		}
+	}
+}

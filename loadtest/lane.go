@@ -1,0 +1,491 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"introspectd/internal/devissuer"
+)
+
+// lane is one thing that is measured: what is sent to one server.
+type lane struct {
+	name     string
+	server   *server
+	requests [][]byte
+	right    func(n int, a answer) bool
+	// once: each request is sent once and then the server is made to forget by
+	// reset, again and again until the time of the round is over. The time of
+	// reset is not measured.
+	once  bool
+	reset func(context.Context) error
+	// onward: a round begins with the request after the last of the one before.
+	onward bool
+	next   int
+	// optional lanes that break off are left out, and said.
+	optional bool
+	failed   error
+	// work, in place of a server, is done on the server's processor.
+	work func()
+}
+
+// figure is what was measured of a lane, over all rounds.
+type figure struct {
+	Lane     string  `json:"lane"`
+	Requests uint64  `json:"requests"`
+	Wrong    uint64  `json:"wrong"`
+	PerSec   float64 `json:"requests_per_second"` // median of the rounds
+	// CPU is that of the server's process tree, user and system, per request in
+	// µs: the median of the rounds; the rounds themselves follow.
+	CPU       float64   `json:"cpu_us_per_request"`
+	CPURounds []float64 `json:"cpu_us_per_request_by_round"`
+	Latency   quantiles `json:"latency_us"`
+	// RSS is the resident memory of the process tree in the end, in bytes.
+	RSS     int64  `json:"rss_bytes"`
+	Example string `json:"wrong_answer,omitempty"`
+
+	perSec    []float64
+	latencies histogram
+}
+
+type quantiles struct {
+	P50  int64 `json:"p50"`
+	P90  int64 `json:"p90"`
+	P99  int64 `json:"p99"`
+	P999 int64 `json:"p99_9"`
+	Max  int64 `json:"max"`
+}
+
+func quantilesOf(h *histogram) quantiles {
+	us := func(q float64) int64 { return h.quantile(q).Microseconds() }
+	return quantiles{us(0.5), us(0.9), us(0.99), us(0.999), h.most.Microseconds()}
+}
+
+// measure gives every lane its turn in each round, forth and back, so that
+// what else the machine does strikes all alike.
+func (b *bench) measure(ctx context.Context, lanes ...*lane) (map[string]*figure, []*figure, error) {
+	byName := map[string]*figure{}
+	var all []*figure
+	for _, l := range lanes {
+		f := &figure{Lane: l.name}
+		byName[l.name], all = f, append(all, f)
+		if err := l.may(b.warm(ctx, l)); err != nil {
+			return nil, nil, err
+		}
+	}
+	for round := range b.rounds {
+		order := slices.Clone(lanes)
+		if round%2 == 1 {
+			slices.Reverse(order)
+		}
+		for _, l := range order {
+			if l.failed != nil {
+				continue
+			}
+			if err := l.may(b.turn(ctx, l, byName[l.name])); err != nil {
+				return nil, nil, err
+			}
+		}
+		b.say("round %d of %d:%s", round+1, b.rounds, lastRound(all))
+	}
+	for _, l := range lanes {
+		if l.failed != nil {
+			all = slices.DeleteFunc(all, func(f *figure) bool { return f.Lane == l.name })
+			delete(byName, l.name)
+		}
+	}
+	for _, f := range all {
+		f.finish()
+	}
+	if b.profiles != "" {
+		for _, l := range lanes {
+			if err := b.profile(ctx, l); err != nil {
+				return byName, all, err
+			}
+		}
+	}
+	return byName, all, nil
+}
+
+// may is what becomes of an error in this lane: nil where the others go on.
+func (l *lane) may(err error) error {
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("%s: %w", l.name, err)
+	if !l.optional || errors.Is(err, context.Canceled) {
+		return err
+	}
+	l.failed = err
+	return nil
+}
+
+func lastRound(all []*figure) (text string) {
+	for _, f := range all {
+		if len(f.CPURounds) == 0 {
+			continue
+		}
+		text += fmt.Sprintf("  %s %.1f µs", f.Lane, f.CPURounds[len(f.CPURounds)-1])
+	}
+	return text
+}
+
+func (f *figure) finish() {
+	f.CPU, f.PerSec, f.Latency = median(f.CPURounds), median(f.perSec), quantilesOf(&f.latencies)
+}
+
+func median(of []float64) float64 {
+	if len(of) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(of))
+	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
+}
+
+// warm asks once for everything, and sees to it that the answers are right
+// before anything is measured.
+func (b *bench) warm(ctx context.Context, l *lane) error {
+	if l.work != nil {
+		l.work()
+		return nil
+	}
+	// Few at a time: remembering is what is wanted, not speed.
+	sent, err := load{
+		address: l.server.address, connections: min(b.connections, 8), requests: l.requests, once: true, right: l.right,
+	}.run(ctx, b.loadCPU)
+	if err == nil && sent.wrong > 0 {
+		err = fmt.Errorf("%d of %d answers are wrong, such as %s", sent.wrong, sent.requests, sent.example)
+	}
+	if err != nil {
+		return err
+	}
+	return b.use(ctx, l)
+}
+
+const (
+	// wellUsed is how many requests a process has seen before it is measured; a
+	// first sight counts for four. A heap that has not been through a collection
+	// takes each page from the kernel: half as much again as a hit takes
+	// otherwise, and with a cache of 128 MiB in it that is 128 MiB long. What is
+	// compiled while it runs is compiled by then, too.
+	wellUsed = 100_000
+	// mostUse bounds the time that this takes, of servers that are slow; it is
+	// never more than twice the time of measuring.
+	mostUse, mostUseOfPeers = 4 * time.Second, 1500 * time.Millisecond
+)
+
+// use sends the requests of a lane until its server is well used.
+func (b *bench) use(ctx context.Context, l *lane) error {
+	warming := *b
+	warming.rate, warming.seconds = 0, 0.25
+	longest := min(mostUse, time.Duration(2*b.seconds*float64(b.rounds)*float64(time.Second)))
+	if l.optional {
+		longest = min(longest, mostUseOfPeers)
+	}
+	for began := time.Now(); l.server.seen < wellUsed && time.Since(began) < longest; {
+		f := &figure{}
+		if err := warming.turn(ctx, l, f); err != nil {
+			return err
+		}
+		each := 1
+		if l.once {
+			each = 4
+		}
+		l.server.seen += each * int(f.Requests)
+	}
+	return nil
+}
+
+// turn measures one lane in one round.
+func (b *bench) turn(ctx context.Context, l *lane, f *figure) error {
+	length := time.Duration(b.seconds * float64(time.Second))
+	if l.work != nil {
+		n, cpu := onThisCPU(b.cpu, length, l.work)
+		f.add(seen{requests: n, lasted: cpu}, cpu)
+		return nil
+	}
+	var sum seen
+	var spent time.Duration
+	for first := true; first || l.once && sum.lasted < length; first = false {
+		if l.reset != nil {
+			if err := l.reset(ctx); err != nil {
+				return err
+			}
+		}
+		before, _, err := l.server.usage()
+		if err != nil {
+			return err
+		}
+		s, err := load{
+			address: l.server.address, connections: b.connections, requests: l.requests, once: l.once, right: l.right, length: length, rate: b.rate, from: l.next,
+		}.run(ctx, b.loadCPU)
+		if err != nil {
+			return fmt.Errorf("%w\n%s", err, &l.server.log)
+		}
+		after, rss, err := l.server.usage()
+		if err != nil {
+			return err
+		}
+		if l.onward {
+			l.next += int(s.requests)
+		}
+		f.RSS, spent = rss, spent+after-before
+		sum.requests, sum.wrong, sum.lasted = sum.requests+s.requests, sum.wrong+s.wrong, sum.lasted+s.lasted
+		sum.latencies.merge(&s.latencies)
+		if s.example != "" {
+			sum.example = s.example
+		}
+	}
+	f.add(sum, spent)
+	return nil
+}
+
+func (f *figure) add(s seen, cpu time.Duration) {
+	f.Requests, f.Wrong = f.Requests+s.requests, f.Wrong+s.wrong
+	if s.example != "" {
+		f.Example = s.example
+	}
+	n := float64(max(s.requests, 1))
+	f.CPURounds = append(f.CPURounds, float64(cpu.Nanoseconds())/1000/n)
+	f.perSec = append(f.perSec, n/s.lasted.Seconds())
+	f.latencies.merge(&s.latencies)
+}
+
+// ratio is the median over the rounds of one figure's CPU per request against
+// another's in the same round.
+func ratio(f, against *figure) float64 {
+	var all []float64
+	for i := range min(len(f.CPURounds), len(against.CPURounds)) {
+		all = append(all, f.CPURounds[i]/against.CPURounds[i])
+	}
+	return median(all)
+}
+
+// profile takes a CPU profile of the server under a lane's load.
+func (b *bench) profile(ctx context.Context, l *lane) error {
+	if l.server == nil || l.server.admin == "" {
+		return nil
+	}
+	var body []byte
+	var err error
+	var taken sync.WaitGroup
+	seconds := max(int(b.seconds), 3)
+	load, stop := context.WithCancel(ctx)
+	defer stop()
+	taken.Go(func() {
+		body, err = l.server.operate(ctx, fmt.Sprintf("/debug/pprof/profile?seconds=%d", seconds), b.secret)
+		stop()
+	})
+	for load.Err() == nil {
+		ignored := &figure{}
+		if err := b.turn(load, l, ignored); err != nil && load.Err() == nil {
+			stop()
+			taken.Wait()
+			return err
+		}
+	}
+	taken.Wait()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(b.profiles, 0o750); err != nil {
+		return err
+	}
+	name := strings.NewReplacer("/", "", " ", "-", ",", "").Replace(l.name) + ".pprof"
+	b.say("profile of %s: %s", l.name, filepath.Join(b.profiles, name))
+	return os.WriteFile(filepath.Join(b.profiles, name), body, 0o600)
+}
+
+// onCPU calls f on a thread of one processor.
+func onCPU[T any](cpu int, f func() (T, error)) (T, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer pin(cpu)()
+	return f()
+}
+
+// onThisCPU repeats work for a while, and returns how often it was done and
+// the CPU that its thread took.
+func onThisCPU(cpu int, length time.Duration, work func()) (n uint64, took time.Duration) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer pin(cpu)()
+	began := time.Now()
+	before := threadCPU()
+	for time.Since(began) < length {
+		work()
+		n++
+	}
+	return n, threadCPU() - before
+}
+
+// forget has an introspectd believe none of its verdicts any more: its issuer
+// is edited.
+func (b *bench) forget(s *server, v variant) func(context.Context) error {
+	return func(ctx context.Context) error {
+		s.passes++
+		if err := os.WriteFile(s.config, []byte(b.configuration(v, s.passes)), 0o600); err != nil {
+			return err
+		}
+		_ = s.process.Process.Signal(syscall.SIGHUP)
+		for range 2000 {
+			// A policy that is not there is 503, one that is wants a token.
+			if status, _, err := send(ctx, fmt.Sprintf("http://%s/auth/pass-%d", s.address, s.passes), "", nil); err == nil && status == http.StatusUnauthorized {
+				return nil
+			}
+			time.Sleep(2 * time.Millisecond)
+		}
+		return fmt.Errorf("%s has not taken its configuration anew:\n%s", s.name, &s.log)
+	}
+}
+
+// fifteen are the claims that make a token of 15, about 940 bytes by RS256,
+// with those that the issuer adds.
+var fifteen = map[string]any{
+	"scope": "orders:read orders:write", "preferred_username": "amy.pond@customer.example", "azp": "storefront",
+	"sid": "8f14e45f-ceea", "groups": []string{"customers", "beta-testers"}, "tenant": "customer-0042", "locale": "en-GB",
+}
+
+// benchDeck holds the tokens of a run that measures.
+type benchDeck struct {
+	issuer *devissuer.Issuer
+	good   []token
+}
+
+// newBenchDeck mints n distinct tokens by RS256, on all processors.
+func newBenchDeck(issuer *devissuer.Issuer, n int) *benchDeck {
+	d := &benchDeck{issuer: issuer}
+	d.good = d.mint("RS256", n)
+	return d
+}
+
+// mint makes n tokens that are good for a day.
+func (d *benchDeck) mint(alg string, n int) []token {
+	return d.mintBy(d.issuer.Key(alg), n, nil)
+}
+
+func (d *benchDeck) mintBy(key *devissuer.Key, n int, more map[string]any) []token {
+	tokens := make([]token, n)
+	var minting sync.WaitGroup
+	workers := runtime.NumCPU()
+	for w := range workers {
+		minting.Go(func() {
+			for i := w; i < n; i += workers {
+				own := map[string]any{"jti": rand.Text(), "exp": time.Now().Add(24 * time.Hour).Unix()}
+				for _, from := range []map[string]any{fifteen, more} {
+					for name, value := range from {
+						own[name] = value
+					}
+				}
+				tokens[i] = token{kind: known, jti: own["jti"].(string), text: d.issuer.MintBy(key, own)}
+			}
+		})
+	}
+	minting.Wait()
+	return tokens
+}
+
+// bad are refusals of one kind: n tokens that are not good, all distinct.
+func (d *benchDeck) bad(kind string, n int) (tokens []token) {
+	stranger := devissuer.NewKey("ES256")
+	for _, good := range d.good[:min(n, len(d.good))] {
+		parts := strings.Split(good.text, ".")
+		head := map[string]any{"alg": "RS256", "typ": "at+jwt", "kid": d.issuer.Key("RS256").Kid}
+		t := token{kind: forged}
+		switch kind {
+		case "garbage":
+			t.text = strings.ReplaceAll(good.text, ".", "_")
+		case "unknown kid":
+			head["alg"], head["kid"] = "ES256", stranger.Kid+good.jti[:6]
+			t.text = b64JSON(head) + "." + parts[1] + "." + parts[2][:86]
+		case "alg none":
+			head["alg"] = "none"
+			t.text = b64JSON(head) + "." + parts[1] + "." + parts[2]
+		case "unlisted issuer":
+			own := map[string]any{"iss": "https://elsewhere.example", "jti": good.jti, "sub": "dev", "iat": time.Now().Unix(), "exp": time.Now().Add(time.Hour).Unix()}
+			for name, value := range fifteen {
+				own[name] = value
+			}
+			t.text = b64JSON(head) + "." + b64JSON(own) + "." + parts[2]
+		case "bad signature":
+			t.text = parts[0] + "." + parts[1] + "." + reversed(parts[2])
+		}
+		tokens = append(tokens, t)
+	}
+	return tokens
+}
+
+// refusals are the kinds of bad tokens that cost no signature check.
+var refusals = []string{"garbage", "unknown kid", "alg none", "unlisted issuer"}
+
+func b64(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
+
+func b64JSON(v any) string {
+	text, err := json.Marshal(v)
+	if err != nil {
+		panic("loadtest: claims that JSON can't hold: " + err.Error())
+	}
+	return b64(text)
+}
+
+func reversed(s string) string {
+	b := []byte(s[1 : len(s)-1])
+	slices.Reverse(b)
+	return s[:1] + string(b) + s[len(s)-1:]
+}
+
+// introspect are requests to POST /introspect, of the path given.
+func introspectRequests(address, path, secret string, tokens []token) (all [][]byte) {
+	for _, t := range tokens {
+		all = append(all, fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nAuthorization: %s\r\n"+
+			"Content-Type: application/x-www-form-urlencoded\r\nAccept: application/json\r\nContent-Length: %d\r\n\r\ntoken=%s",
+			path, address, basic(secret), len("token=")+len(t.text), t.text))
+	}
+	return all
+}
+
+// authRequests are requests of a gateway, with three headers of the client's
+// beside the token.
+func authRequests(address, path string, tokens []token) (all [][]byte) {
+	for _, t := range tokens {
+		all = append(all, fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n"+
+			"Accept: */*\r\nUser-Agent: loadtest\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n", path, address, t.text))
+	}
+	return all
+}
+
+// tells is an answer that tells of the very token which was asked about.
+func tells(tokens []token) func(int, answer) bool {
+	jtis := make([][]byte, len(tokens))
+	for i, t := range tokens {
+		jtis[i] = []byte(`"jti":"` + t.jti + `"`)
+	}
+	return func(n int, a answer) bool {
+		return a.status == http.StatusOK && bytes.HasPrefix(a.body, []byte(`{"active":true,`)) && bytes.Contains(a.body, jtis[n])
+	}
+}
+
+func refused(_ int, a answer) bool { return a.status == http.StatusOK && string(a.body) == inactive }
+
+// status is an answer with that status.
+func status(want int) func(int, answer) bool {
+	return func(_ int, a answer) bool { return a.status == want }
+}
+
+// subject is a gateway's answer, with the identity of who has the token.
+func subject(_ int, a answer) bool {
+	return a.status == http.StatusOK && len(header(a.head, "x-auth-subject")) > 0
+}

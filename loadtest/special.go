@@ -1,0 +1,521 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// inRedis is P4, P6 with Redis and P16.
+func (b *bench) inRedis(ctx context.Context) ([]section, error) {
+	defer b.stopServers()
+	lanes, err := b.redisLanes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	f, all, err := b.measure(ctx, lanes...)
+	s := section{Mode: "redis", Figures: all}
+	if err != nil {
+		return []section{s}, err
+	}
+	s.Goals = []goal{
+		atLeast("P4", "hit in redis, POST: our CPU, capacity against bare gin", 0.50, ratio(f[ginPost], f[redisHit])),
+		atMost("P6", "all tokens distinct: caches on, with redis, against caches off", 1.25, ratio(f[redisUp+firstWord], f[noCache])),
+	}
+	for _, away := range []string{redisHung, redisGone} {
+		added := f[away+firstWord].Latency.P99 - f[redisUp+firstWord].Latency.P99
+		s.Goals = append(s.Goals,
+			atMost("P16", away+", hits: CPU against redis up", 1.05, ratio(f[away+hitWord], f[redisUp+hitWord])),
+			atMost("P16", away+", first sights: CPU against redis up", 1.05, ratio(f[away+firstWord], f[redisUp+firstWord])),
+			atMost("P16", away+", first sights: added p99", 5, float64(added)/1000).in("ms"))
+	}
+	return []section{s}, nil
+}
+
+// redisLanes are those of P4, which has no process cache, so that every hit is
+// one in Redis, and of three services with a Redis each, of which one hangs and
+// one is gone once the service has begun.
+func (b *bench) redisLanes(ctx context.Context) ([]*lane, error) {
+	r, err := b.redis()
+	if err != nil {
+		return nil, err
+	}
+	lanes, err := b.hits(ctx, variant{name: redisHit, size: "0KiB", redis: r.Addr, shared: "always"}, redisHit, "")
+	if err != nil {
+		return nil, err
+	}
+	b.size(ctx, lanes[0].server)
+	bare, err := b.yardsticks(ctx, ginPost)
+	if err != nil {
+		return nil, err
+	}
+	off, err := b.firstSights(ctx, noCache, variant{name: "no cache", size: "0KiB"})
+	if err != nil {
+		return nil, err
+	}
+	lanes = append(lanes, append(bare, off)...)
+	for _, state := range []string{redisUp, redisHung, redisGone} {
+		r, err := b.redis()
+		if err != nil {
+			return nil, err
+		}
+		v := variant{name: state, redis: r.Addr}
+		first, err := b.firstSights(ctx, state+firstWord, v)
+		if err != nil {
+			return nil, err
+		}
+		hit := *first
+		hit.name, hit.once = state+hitWord, false
+		// It was made to forget by the other lane.
+		hit.reset = func(ctx context.Context) error { return b.warm(ctx, first) }
+		lanes = append(lanes, first, &hit)
+		switch state {
+		case redisHung:
+			r.Pause()
+		case redisGone:
+			r.Kill()
+		}
+	}
+	return lanes, nil
+}
+
+// herd is P14: every connection asks about one new token by ES512 at once.
+func (b *bench) herd(ctx context.Context) ([]section, error) {
+	defer b.stopServers()
+	s, err := b.introspectd(ctx, variant{name: "off"})
+	if err != nil {
+		return nil, err
+	}
+	const each = 8
+	tokens := b.deck.mint("ES512", 2*each*b.rounds)
+	requests := introspectRequests(s.address, "/introspect", b.secret, tokens)
+	// ask sends one request on some connections and returns the CPU of it all.
+	ask := func(n, connections int) (seen, time.Duration, error) {
+		before, _, err := s.usage()
+		if err != nil {
+			return seen{}, 0, err
+		}
+		all := slices.Repeat(requests[n:n+1], connections)
+		one := tells(tokens[n : n+1])
+		got, err := load{address: s.address, connections: connections, requests: all, once: true, right: func(_ int, a answer) bool { return one(0, a) }}.run(ctx, b.loadCPU)
+		if err != nil {
+			return seen{}, 0, err
+		}
+		if got.wrong > 0 {
+			return seen{}, 0, errors.New("a good token: got " + got.example)
+		}
+		after, _, err := s.usage()
+		return got, after - before, err
+	}
+	var alone, crowd, again, wait, first, remembered []float64
+	for n := 0; n < len(tokens); n += 2 {
+		one, cpuOne, err := ask(n, 1)
+		if err != nil {
+			return nil, err
+		}
+		many, cpuMany, err := ask(n+1, b.connections)
+		if err != nil {
+			return nil, err
+		}
+		hits, cpuHits, err := ask(n+1, b.connections) // all remembered now
+		if err != nil {
+			return nil, err
+		}
+		alone, crowd, again = append(alone, micros(cpuOne)), append(crowd, micros(cpuMany)), append(again, micros(cpuHits))
+		first, wait = append(first, micros(one.latencies.quantile(0.5))), append(wait, micros(many.latencies.quantile(0.5)))
+		remembered = append(remembered, micros(hits.latencies.quantile(0.5)))
+	}
+	out := section{Mode: "herd"}
+	verifications := (median(crowd) - median(again)) / median(alone)
+	out.note("one new ES512 token: %.0f µs of CPU alone, %.0f on %d connections at once, %.0f on as many once it is remembered", median(alone), median(crowd), b.connections, median(again))
+	out.note("p50: %.0f µs alone, %.0f for each of %d, %.0f once it is remembered", median(first), median(wait), b.connections, median(remembered))
+	out.Goals = []goal{
+		atMost("P14", fmt.Sprintf("%d connections, one new ES512 token: verifications, by CPU", b.connections), 1.5, verifications).in("verifications"),
+		atMost("P14", "the same: p50 less that of as many hits, against one that is alone", 1.2, (median(wait)-median(remembered))/median(first)),
+	}
+	return []section{out}, nil
+}
+
+func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
+
+// memory is P15.
+func (b *bench) memory(ctx context.Context) ([]section, error) {
+	defer b.stopServers()
+	s, err := b.introspectd(ctx, variant{name: "off", size: fmt.Sprintf("%dMiB", max(b.verdicts*2/1000, 64))})
+	if err != nil {
+		return nil, err
+	}
+	_, idle, err := s.usage()
+	if err != nil {
+		return nil, err
+	}
+	b.say("minting %d tokens", b.verdicts)
+	tokens := b.deck.mint("EdDSA", b.verdicts)
+	few := len(tokens) / 10
+	var rss [2]int64
+	for i, part := range [][]token{tokens[:few], tokens[few:]} {
+		got, err := load{
+			address: s.address, connections: b.connections, requests: introspectRequests(s.address, "/introspect", b.secret, part), once: true, right: tells(part),
+		}.run(ctx, b.loadCPU)
+		if err != nil || got.wrong > 0 {
+			return nil, fmt.Errorf("filling the cache: %d wrong answers, %w", got.wrong, err)
+		}
+		if _, err := s.operate(ctx, "/debug/pprof/heap?gc=1", b.secret); err != nil {
+			return nil, err
+		}
+		if _, rss[i], err = s.usage(); err != nil {
+			return nil, err
+		}
+		rss[i] -= b.unreturned(ctx, s)
+		b.say("%d verdicts: %d MiB", b.verdicts*(1+9*i)/10, rss[i]>>20)
+	}
+	body, err := b.one(ctx, s, introspectRequests(s.address, "/introspect", b.secret, tokens[:1])[0])
+	if err != nil {
+		return nil, err
+	}
+	payload, err := b.payload(ctx, tokens[0])
+	if err != nil {
+		return nil, fmt.Errorf("finding out how long a remembered verdict is: %w", err)
+	}
+	collected, err := b.collection(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	each := float64(rss[1]-rss[0]) / float64(len(tokens)-few)
+	out := section{Mode: "memory"}
+	out.note("%d remembered verdicts: %.0f bytes each; an entry has %d of them, the answer in it %d", b.verdicts, each, payload, body)
+	out.Goals = []goal{
+		atMost("P15", "memory per remembered verdict, against its entry", 1.25, each/float64(payload)),
+		atMost("P15", "idle resident memory", 25, float64(idle)/(1<<20)).in("MiB"),
+		atMost("P15", fmt.Sprintf("CPU of a forced collection with %d verdicts", b.verdicts), 60, collected).in("ms"),
+	}
+	return []section{out}, nil
+}
+
+// payload is how many bytes are remembered of a verdict: what lies in Redis,
+// less the seal (41) and the time it ends (8).
+func (b *bench) payload(ctx context.Context, t token) (int, error) {
+	r, err := b.redis()
+	if err != nil {
+		return 0, err
+	}
+	s, err := b.introspectd(ctx, variant{name: "sharing", redis: r.Addr, shared: "always"})
+	if err != nil {
+		return 0, err
+	}
+	if _, err := b.one(ctx, s, introspectRequests(s.address, "/introspect", b.secret, []token{t})[0]); err != nil {
+		return 0, err
+	}
+	for range 500 { // it is written behind the answer
+		found, err := r.Do("SCAN", "0", "MATCH", "*:verdict:*", "COUNT", "1000")
+		if err != nil {
+			return 0, err
+		}
+		if _, key, ok := strings.Cut(found, "\n"); ok && strings.TrimSpace(key) != "" {
+			length, err := r.Do("STRLEN", strings.TrimSpace(key))
+			if err != nil {
+				return 0, err
+			}
+			n, err := strconv.Atoi(length)
+			return n - 41 - 8, err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return 0, errors.New("no verdict in redis after 5 s")
+}
+
+// unreturned is memory that the runtime keeps at hand with nothing in it: a
+// heap with a large cache in it may grow by as much again between collections.
+func (b *bench) unreturned(ctx context.Context, s *server) int64 {
+	r := replica{admin: s.admin}
+	idle, _ := r.metric(ctx, "go_memstats_heap_idle_bytes")
+	released, _ := r.metric(ctx, "go_memstats_heap_released_bytes")
+	return int64(idle - released)
+}
+
+// collection is the CPU of a forced collection in ms: that of a heap profile
+// with one before it, less that of one without.
+func (b *bench) collection(ctx context.Context, s *server) (float64, error) {
+	cost := func(query string) (float64, error) {
+		var all []float64
+		for range 5 {
+			before, _, err := s.usage()
+			if err != nil {
+				return 0, err
+			}
+			if _, err := s.operate(ctx, "/debug/pprof/heap?"+query, b.secret); err != nil {
+				return 0, err
+			}
+			after, _, err := s.usage()
+			if err != nil {
+				return 0, err
+			}
+			all = append(all, micros(after-before)/1000)
+		}
+		return median(all), nil
+	}
+	with, err := cost("gc=1")
+	if err != nil {
+		return 0, err
+	}
+	without, err := cost("gc=0")
+	return max(with-without, 0), err
+}
+
+// flood shows what tokens that are cheap to verify wait while others that are
+// dear come as fast as they are answered.
+func (b *bench) flood(ctx context.Context) ([]section, error) {
+	defer b.stopServers()
+	v := variant{name: "off"}
+	s, err := b.introspectd(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	const rate = 200
+	length := time.Duration(b.seconds * float64(time.Second))
+	dear := b.deck.mint("ES512", 4000)
+	calm := &figure{Lane: "RS256 alone, 200/s"}
+	flooded := &figure{Lane: "RS256 beside a flood of ES512"}
+	flooding := &figure{Lane: "the flood"}
+	forget := b.forget(s, v)
+	cheap := introspectRequests(s.address, "/introspect", b.secret, b.deck.good)
+	quiet := load{
+		address: s.address, connections: b.connections, requests: cheap, right: tells(b.deck.good), rate: rate, length: length,
+	}
+	loud := load{
+		address: s.address, connections: b.connections, requests: introspectRequests(s.address, "/introspect", b.secret, dear), right: tells(dear), length: length,
+	}
+	for range b.rounds {
+		for _, f := range []*figure{calm, flooded} {
+			if err := forget(ctx); err != nil {
+				return nil, err
+			}
+			loudly := make(chan error, 1)
+			if f == flooded {
+				go func() {
+					before, _, _ := s.usage() // shown, not judged
+					got, err := loud.run(ctx, b.loadCPU)
+					after, _, _ := s.usage()
+					flooding.add(got, after-before)
+					loudly <- err
+				}()
+			} else {
+				loudly <- nil
+			}
+			got, err := quiet.run(ctx, b.loadCPU)
+			if err := errors.Join(err, <-loudly); err != nil {
+				return nil, err
+			}
+			f.add(got, 0)
+		}
+		b.say("p99 of RS256: %d µs alone, %d beside the flood", quantilesOf(&calm.latencies).P99, quantilesOf(&flooded.latencies).P99)
+	}
+	for _, f := range []*figure{calm, flooded, flooding} {
+		f.finish()
+	}
+	out := section{Mode: "flood", Figures: []*figure{calm, flooded, flooding}}
+	out.note("p50 of a first sight by RS256 is %.1f times as long beside the flood, p99 %.1f times",
+		float64(flooded.Latency.P50)/float64(max(calm.Latency.P50, 1)), float64(flooded.Latency.P99)/float64(max(calm.Latency.P99, 1)))
+	return []section{out}, nil
+}
+
+// soak is a load that goes on, in intervals of --seconds, --rounds of them, and
+// shows whether anything grows. Every interval the server is made to forget, as
+// an edited configuration does.
+func (b *bench) soak(ctx context.Context) ([]section, error) {
+	defer b.stopServers()
+	if b.rate == 0 {
+		b.rate = 1000
+	}
+	v := variant{name: "default", telemetry: true}
+	s, err := b.introspectd(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	bad := b.deck.bad("bad signature", len(b.deck.good)/20)
+	tokens := append(slices.Clone(b.deck.good), bad...)
+	good := tells(tokens)
+	l := &lane{
+		name: "soak", server: s, requests: introspectRequests(s.address, "/introspect", b.secret, tokens), reset: b.forget(s, v),
+		right: func(n int, a answer) bool {
+			if n >= len(b.deck.good) {
+				return refused(n, a)
+			}
+			return good(n, a)
+		},
+	}
+	var all []*figure
+	var rss []float64
+	out := section{Mode: "soak"}
+	for n := range b.rounds {
+		f := &figure{Lane: fmt.Sprintf("interval %d", n+1)}
+		if err := b.turn(ctx, l, f); err != nil {
+			return []section{{Mode: "soak", Figures: all}}, err
+		}
+		f.finish()
+		all, rss = append(all, f), append(rss, float64(f.RSS))
+		b.say("interval %d of %d: %.0f requests/s, %.1f µs of CPU each, p99 %d µs, %d MiB, %d wrong", n+1, b.rounds, f.PerSec, f.CPU, f.Latency.P99, f.RSS>>20, f.Wrong)
+	}
+	out.Figures = all
+	if quarter := len(rss) / 4; quarter > 0 {
+		out.note("resident memory: the last quarter has %.2f times that of the second", median(rss[3*quarter:])/median(rss[quarter:2*quarter]))
+	}
+	return []section{out}, nil
+}
+
+// scale shows how cost grows: each axis, with all else as it is by default.
+func (b *bench) scale(ctx context.Context) ([]section, error) {
+	var all []section
+	for _, axis := range []func(*bench, context.Context) (section, error){(*bench).byIssuers, (*bench).byCallers, (*bench).byTokens, (*bench).byRevocations} {
+		s, err := axis(b, ctx)
+		b.stopServers()
+		all = append(all, s)
+		if err != nil {
+			return all, err
+		}
+	}
+	return all, nil
+}
+
+// along measures hits of variants along an axis, and holds them against the
+// first.
+func (b *bench) along(ctx context.Context, axis string, lanes []*lane) (section, error) {
+	f, all, err := b.measure(ctx, lanes...)
+	s := section{Mode: "scale: " + axis, Figures: all}
+	for _, l := range lanes[1:] {
+		if err == nil {
+			s.Goals = append(s.Goals, atMost("scale", l.name+": CPU of a hit against "+lanes[0].name, 1.10, ratio(f[l.name], f[lanes[0].name])))
+		}
+	}
+	return s, err
+}
+
+func (b *bench) byIssuers(ctx context.Context) (section, error) {
+	var lanes []*lane
+	for _, n := range []int{1, 10, 100, 1000} {
+		var rows strings.Builder
+		for i := range n - 1 {
+			fmt.Fprintf(&rows, "  - {name: other-%d, issuer: %s/other/%d, keys: {jwks_url: %s/jwks.json}}\n", i, b.issuer.url(), i, b.issuer.url())
+		}
+		name := fmt.Sprintf("%d issuers", n)
+		more, err := b.hits(ctx, variant{name: name, issuers: rows.String()}, name, "")
+		if err != nil {
+			return section{}, err
+		}
+		lanes = append(lanes, more...)
+	}
+	return b.along(ctx, "issuers", lanes)
+}
+
+func (b *bench) byCallers(ctx context.Context) (section, error) {
+	var lanes []*lane
+	for _, n := range []int{1, 100, 10_000} {
+		var rows strings.Builder
+		for i := range n - 1 {
+			fmt.Fprintf(&rows, "  - {id: app-%d, secrets: [{sha256: \"%064x\"}], may: [introspect], any_issuer: true, any_audience: true}\n", i, i+1)
+		}
+		name := fmt.Sprintf("%d callers", n)
+		more, err := b.hits(ctx, variant{name: name, callers: rows.String()}, name, "")
+		if err != nil {
+			return section{}, err
+		}
+		lanes = append(lanes, more...)
+	}
+	return b.along(ctx, "callers", lanes)
+}
+
+// byTokens asks about the same tokens beside ever more others. Beyond a hundred
+// thousand, cost is in misses of the processor's own cache.
+func (b *bench) byTokens(ctx context.Context) (section, error) {
+	var lanes []*lane
+	var others []token
+	for _, n := range []int{0, 10_000, 60_000} {
+		name := fmt.Sprintf("%d more verdicts", n)
+		more, err := b.hits(ctx, variant{name: name, size: "512MiB"}, name, "")
+		if err != nil {
+			return section{}, err
+		}
+		if n > len(others) {
+			others = append(others, b.deck.mint("EdDSA", n-len(others))...)
+		}
+		s := more[0].server
+		if n > 0 {
+			fill := load{address: s.address, connections: 8, requests: introspectRequests(s.address, "/introspect", b.secret, others), once: true, right: tells(others)}
+			if got, err := fill.run(ctx, b.loadCPU); err != nil || got.wrong > 0 {
+				return section{}, fmt.Errorf("filling the cache: %d wrong answers, %w", got.wrong, err)
+			}
+		}
+		lanes = append(lanes, more...)
+	}
+	return b.along(ctx, "remembered verdicts", lanes)
+}
+
+// byRevocations has ever more tokens revoked that are not asked about.
+func (b *bench) byRevocations(ctx context.Context) (section, error) {
+	var lanes []*lane
+	for _, n := range []int{0, 1000, 10_000} {
+		name := fmt.Sprintf("%d revocations", n)
+		v := variant{name: name, more: fmt.Sprintf("state: {path: %s/state-%d}\n", b.dir, n)}
+		more, err := b.hits(ctx, v, name, "")
+		if err != nil {
+			return section{}, err
+		}
+		s := more[0].server
+		if n > 0 {
+			withdrawn := b.deck.mint("EdDSA", n)
+			l := load{address: s.address, connections: 64, requests: introspectRequests(s.address, "/revoke", b.secret, withdrawn), once: true, right: status(http.StatusOK)}
+			if got, err := l.run(ctx, b.loadCPU); err != nil || got.wrong > 0 {
+				return section{}, fmt.Errorf("revoking: %d wrong answers such as %s, %w", got.wrong, got.example, err)
+			}
+		}
+		lanes = append(lanes, more...)
+	}
+	return b.along(ctx, "revocations", lanes)
+}
+
+// goals runs every mode that shows one, and what is wanted of them.
+func (b *bench) goals(ctx context.Context) ([]section, error) {
+	var all []section
+	for _, m := range []struct {
+		shows string
+		run   func(*bench, context.Context) ([]section, error)
+	}{
+		{"P1 P2 P3", (*bench).hit},
+		{"P5 P6 P12", (*bench).miss},
+		{"P11", (*bench).refuse},
+		{"P13", (*bench).atRate},
+		{"P14", (*bench).herd},
+		{"P15", (*bench).memory},
+		{"P4 P6 P16", (*bench).inRedis},
+		{"P7 P8 P9", (*bench).peers},
+	} {
+		if !b.wanted(m.shows) {
+			continue
+		}
+		b.say("%s", m.shows)
+		sections, err := m.run(b, ctx)
+		all = append(all, sections...)
+		if err != nil && ctx.Err() != nil {
+			return all, err
+		}
+		if err != nil {
+			// Such as a redis-server that is not installed: what is left is shown.
+			all = append(all, section{Mode: m.shows, Notes: []string{"NOT SHOWN: " + m.shows + ": " + err.Error()}})
+		}
+		runtime.GC()
+	}
+	return all, nil
+}
+
+func (b *bench) wanted(shows string) bool {
+	if b.only == "" {
+		return true
+	}
+	return slices.ContainsFunc(strings.Split(b.only, ","), func(id string) bool { return slices.Contains(strings.Fields(shows), id) })
+}
