@@ -193,7 +193,7 @@ func refuse(w http.ResponseWriter, p *problem) outcome {
 		w.Header().Add(h[0], h[1])
 	}
 	if p.status == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", "5")
+		w.Header().Set("Retry-After", retryAfter)
 	}
 	respond(w, p.status, errorBody(p.code, p.description))
 	return outcome{status: p.status, code: p.code}

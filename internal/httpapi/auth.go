@@ -1,6 +1,8 @@
 package httpapi
 
 import (
+	"cmp"
+	"context"
 	"net/http"
 	"slices"
 	"strings"
@@ -22,49 +24,59 @@ func (a *API) extAuthz(w http.ResponseWriter, r *http.Request, policy string) ou
 	return a.gateway(w, r, policy, "", http.StatusBadRequest)
 }
 
-// gateway judges the token of a forwarded request by a policy. malformed is
-// the status for an Authorization that is not well-formed.
+// gateway answers a gateway that asks over HTTP. malformed is the status for an
+// Authorization that is not well-formed.
 func (a *API) gateway(w http.ResponseWriter, r *http.Request, name, query string, malformed int) outcome {
 	leaveBody(w, r) // it stays with the gateway
-	out, ok := a.admit(w, r)
+	ruling, out := a.rule(r.Context(), Forwarded{
+		Peer: r.RemoteAddr, Caller: r.Header["X-Introspectd-Caller"],
+		Policy: name, repeated: r.Header["X-Introspectd-Policy"], query: query,
+		Authorization: r.Header["Authorization"], malformed: malformed,
+	})
+	ruling.write(w)
+	return out
+}
+
+// rule judges the token of a forwarded request by a policy, whatever protocol
+// the gateway speaks.
+func (a *API) rule(ctx context.Context, f Forwarded) (Ruling, outcome) {
+	out, ok := a.admit(f)
 	if !ok {
-		return out
+		return out.refusedEntry()
 	}
-	p := a.policies[name]
-	if p == nil || !sameOrAbsent(r.Header["X-Introspectd-Policy"], name) {
-		unavailable(w)
-		return out.misconfigured("there is no such policy, or X-Introspectd-Policy names another")
+	p := a.policies[f.Policy]
+	if f.Misread != "" || p == nil || !sameOrAbsent(f.repeated, f.Policy) {
+		return out.misconfigured(cmp.Or(f.Misread, "there is no such policy, or X-Introspectd-Policy names another"))
 	}
 	out.policy = p.name
-	demands, ok := p.narrow(query)
+	demands, ok := p.narrow(f.query)
 	if !ok {
-		unavailable(w)
 		return out.misconfigured("the query of /auth takes scope and audience, each with a value, and audiences of the policy alone; a gateway that forwards the client's query has to use /ext-authz")
 	}
 
-	token, state := bearerToken(r.Header["Authorization"])
+	token, state := bearerToken(f.Authorization)
 	switch state {
 	case noToken:
-		return out.denied(w, http.StatusUnauthorized, "unauthorized", p.challenge(""))
+		return out.denied(http.StatusUnauthorized, "unauthorized", p.challenge(""))
 	case malformedToken:
-		return out.denied(w, malformed, "invalid_request", p.challenge(`error="invalid_request"`))
+		return out.denied(f.malformed, "invalid_request", p.challenge(`error="invalid_request"`))
 	}
-	answer, err := a.introspector.Introspect(r.Context(), token)
+	answer, err := a.introspector.Introspect(ctx, token)
 	if err != nil {
-		unavailable(w)
-		return out.failed(answer, err)
+		return untold(), out.failed(answer, err)
 	}
 	reason, values := demands.decide(answer, a.observer)
 	out = out.judged(answer, reason, reason == verify.NoReason)
 	switch reason {
 	case verify.NoReason:
-		return p.allow(w, values, out)
+		out.status = http.StatusOK
+		return Ruling{Status: http.StatusOK, policy: p, values: values, answer: answer}, out
 	case verify.InsufficientScope:
-		return out.denied(w, http.StatusForbidden, "insufficient_scope", p.challenge(`error="insufficient_scope"`+demands.scopeAttribute()))
+		return out.denied(http.StatusForbidden, "insufficient_scope", p.challenge(`error="insufficient_scope"`+demands.scopeAttribute()))
 	case verify.Expired:
-		return out.denied(w, http.StatusUnauthorized, "invalid_token", p.challenge(`error="invalid_token", error_description="The access token expired"`))
+		return out.denied(http.StatusUnauthorized, "invalid_token", p.challenge(`error="invalid_token", error_description="The access token expired"`))
 	}
-	return out.denied(w, http.StatusUnauthorized, "invalid_token", p.challenge(`error="invalid_token", error_description="The access token is invalid"`))
+	return out.denied(http.StatusUnauthorized, "invalid_token", p.challenge(`error="invalid_token", error_description="The access token is invalid"`))
 }
 
 // decide holds an answer against the demands, and renders who it is about.
@@ -92,22 +104,6 @@ func (n *narrowed) decide(answer introspect.Answer, o *Observer) (verify.Reason,
 	return verify.NoReason, values
 }
 
-// allow answers exactly 200 with every configured header.
-func (p *policy) allow(w http.ResponseWriter, values []string, out outcome) outcome {
-	h := w.Header()
-	for n := range p.headers {
-		h[p.headers[n].header] = values[n : n+1 : n+1]
-	}
-	if p.remove != "" {
-		h[removeHeader] = []string{p.remove}
-	}
-	h["Cache-Control"] = noStore
-	h["Content-Length"] = []string{"0"}
-	w.WriteHeader(http.StatusOK)
-	out.status = http.StatusOK
-	return out
-}
-
 // challenge is a WWW-Authenticate line of RFC 6750 section 3.
 func (p *policy) challenge(parameters string) string {
 	line := `Bearer realm="` + p.realm + `"`
@@ -117,39 +113,44 @@ func (p *policy) challenge(parameters string) string {
 	return line
 }
 
-func (o outcome) denied(w http.ResponseWriter, status int, code, challenge string) outcome {
-	w.Header()["Www-Authenticate"] = []string{challenge}
-	respond(w, status, errorBody(code, ""))
+// denied is a refusal that the client is told.
+func (o outcome) denied(status int, code, challenge string) (Ruling, outcome) {
 	o.status, o.code = status, code
-	return o
+	return Ruling{Status: status, Code: code, Challenge: challenge}, o
 }
 
-func (o outcome) misconfigured(why string) outcome {
+// misconfigured is the answer to a gateway that is not set up as it should be:
+// nothing may be allowed on a guess.
+func (o outcome) misconfigured(why string) (Ruling, outcome) {
 	o.status, o.note = http.StatusServiceUnavailable, why
-	return o
+	return untold(), o
+}
+
+// refusedEntry is the answer to a stranger, who learns nothing of policies and
+// tokens.
+func (o outcome) refusedEntry() (Ruling, outcome) {
+	return o.denied(http.StatusForbidden, "access_denied", "")
 }
 
 // admit lets in the peers of auth.allow_from, and callers that may auth. The
 // credential of the latter has a header of its own: Authorization is the
 // client's.
-func (a *API) admit(w http.ResponseWriter, r *http.Request) (out outcome, ok bool) {
+func (a *API) admit(f Forwarded) (out outcome, ok bool) {
 	for _, peer := range a.allowFrom {
-		if peer.Contains(r.RemoteAddr) {
+		if peer.Contains(f.Peer) {
 			return out, true
 		}
 	}
-	if lines := r.Header["X-Introspectd-Caller"]; len(lines) > 0 {
-		who, refusal := a.callers.Authenticate(callers.Credentials{Authorization: lines, Peer: r.RemoteAddr})
-		if refusal == nil && who.May(callers.Auth) {
-			out.caller = who.ID
-			return out, true
-		}
-	} else {
-		a.observer.refusedGateway(r.RemoteAddr)
+	if len(f.Caller) == 0 {
+		a.observer.refusedGateway(f.Peer)
+		return out, false
 	}
-	respond(w, http.StatusForbidden, errorBody("access_denied", ""))
-	out.status, out.code = http.StatusForbidden, "access_denied"
-	return out, false
+	who, refusal := a.callers.Authenticate(callers.Credentials{Authorization: f.Caller, Peer: f.Peer})
+	if refusal != nil || !who.May(callers.Auth) {
+		return out, false
+	}
+	out.caller = who.ID
+	return out, true
 }
 
 func sameOrAbsent(lines []string, want string) bool {
