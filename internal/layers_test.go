@@ -16,13 +16,14 @@ import (
 // may import anything.
 var allowed = map[string][]string{
 	"cmd/introspectd": {
-		"api", "internal/callers", "internal/config", "internal/devissuer", "internal/filestore", "internal/httpapi", "internal/introspect",
+		"api", "internal/callers", "internal/config", "internal/devissuer", "internal/extauthz", "internal/filestore", "internal/httpapi", "internal/introspect",
 		"internal/jwks", "internal/listen", "internal/memstore", "internal/redisstore", "internal/revoke", "internal/seal", "internal/telemetry", "internal/verify",
 	},
 	"internal/config": {
 		"internal/callers", "internal/filestore", "internal/httpapi", "internal/introspect", "internal/listen", "internal/redisstore", "internal/revoke",
 		"internal/telemetry",
 	},
+	"internal/extauthz":   {"internal/httpapi"},
 	"internal/httpapi":    {"internal/callers", "internal/claims", "internal/introspect", "internal/revoke", "internal/verify"},
 	"internal/introspect": {"internal/claims", "internal/revoke", "internal/transform", "internal/verify"},
 	"internal/verify":     {"internal/claims", "internal/jwks"},

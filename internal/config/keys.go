@@ -78,7 +78,6 @@ func later(key string) (string, bool) {
 		"issuers[].keys.allow_known_public_keys":          "the list of keys whose private half is public",
 		"issuers[].keys.truststore":                       "keys from JKS and PKCS#12 stores",
 		"profiles":                                        "named outputs of /transform",
-		"server.ext_authz_grpc":                           "Envoy's gRPC ext_authz",
 		"server.forwarded":                                "believing forwarded headers",
 		"signing":                                         "our own signing keys",
 		"callers[].methods[]=private_key_jwt":             "authentication by a signed assertion",
