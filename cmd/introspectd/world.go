@@ -31,13 +31,13 @@ import (
 
 // world is everything that one configuration makes; it never changes.
 type world struct {
-	config              *config.Config
-	keys                map[string]*keeper // by the issuer's name
-	verdicts            *memstore.Store    // nil for none
-	introspector        *introspect.Introspector
-	measuring           task // of the introspector
-	api                 *httpapi.API
-	admin, metrics      http.Handler
+	config         *config.Config
+	keys           map[string]*keeper // by the issuer's name
+	verdicts       *memstore.Store    // nil for none
+	introspector   *introspect.Introspector
+	measuring      task // of the introspector
+	api            *httpapi.API
+	admin, metrics http.Handler
 }
 
 // keeper is an issuer's keys with the goroutine that keeps them current.

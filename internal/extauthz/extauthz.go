@@ -122,8 +122,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-done:
 		return nil
 	case <-ctx.Done():
-		s.grpc.Stop()
-		<-done
+		s.grpc.Stop() // GracefulStop still waits for the handlers, whose contexts have ended
 		return ctx.Err()
 	}
 }

@@ -81,6 +81,7 @@ func allowed(ruling *httpapi.Ruling, sent *auth.AttributeContext_HttpRequest) *a
 	for name := range named {
 		remove[fold(name)], remove[strings.ReplaceAll(name, "-", "_")] = true, true
 	}
+	// Of the mixed spellings, those that were sent.
 	for name := range headers(sent) {
 		if folded[fold(name)] {
 			remove[strings.ToLower(name)] = true
@@ -100,9 +101,17 @@ func allowed(ruling *httpapi.Ruling, sent *auth.AttributeContext_HttpRequest) *a
 	}
 }
 
-// fold spells a name as backends read it that know no difference between - and
-// _, nor between cases.
-func fold(name string) string { return strings.ReplaceAll(strings.ToLower(name), "_", "-") }
+// fold spells a name as backends read it that tell apart only letters and
+// digits: CGI, WSGI and PHP make X_Auth_Subject and X.Auth.Subject of one
+// variable with X-Auth-Subject.
+func fold(name string) string {
+	return strings.Map(func(c rune) rune {
+		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' {
+			return c
+		}
+		return '-'
+	}, strings.ToLower(name))
+}
 
 // overwrite is a header that replaces every one of its name. Envoy appends
 // unless the action says so; the older field append would win over it.
