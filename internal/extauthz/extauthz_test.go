@@ -5,10 +5,12 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"math/big"
@@ -233,6 +235,51 @@ func TestRefused(t *testing.T) {
 			t.Errorf("got %v, want Unimplemented", err)
 		}
 	})
+}
+
+// A token that is bound to a certificate passes with that one alone.
+func TestTokensBoundToACertificate(t *testing.T) {
+	f := newFixture(t)
+	mine, _ := issue(t, "mine", nil, nil)
+	other, _ := issue(t, "other", nil, nil)
+	sum := sha256.Sum256(mine.Raw)
+	mark := base64.RawURLEncoding.EncodeToString(sum[:])
+	encoded := func(kind string, all ...*x509.Certificate) string {
+		var text strings.Builder
+		for _, c := range all {
+			_ = pem.Encode(&text, &pem.Block{Type: kind, Bytes: c.Raw})
+		}
+		return strings.NewReplacer("\n", "%0A", " ", "%20", "+", "%2B", "/", "%2F", "=", "%3D").Replace(text.String())
+	}
+	bound := mint(members{"cnf": members{"x5t#S256": mark}})
+	for _, row := range []struct {
+		name, token, certificate string
+		allowed                  bool
+	}{
+		{"MTL-02 the certificate that it is bound to", bound, encoded("CERTIFICATE", mine), true},
+		{"MTL-02 another", bound, encoded("CERTIFICATE", other), false},
+		{"MTL-02 none", bound, "", false},
+		{"MTL-02 two", bound, encoded("CERTIFICATE", mine, other), false},
+		{"MTL-02 no certificate but its bytes", bound, encoded("PUBLIC KEY", mine), false},
+		{"MTL-02 the thumbprint itself", bound, mark, false},
+		{"MTL-02 bad encoding", bound, encoded("CERTIFICATE", mine) + "%", false},
+		{"MTL-04 bound to a DPoP key as well", mint(members{"cnf": members{"x5t#S256": mark, "jkt": "k"}}), encoded("CERTIFICATE", mine), false},
+		{"MTL-04 bound to something else", mint(members{"cnf": members{"jkt": mark}}), encoded("CERTIFICATE", mine), false},
+		{"MTL-04 bound to an empty thumbprint", mint(members{"cnf": members{"x5t#S256": ""}}), "", false},
+		{"a bearer token, with a certificate", mint(nil), encoded("CERTIFICATE", other), true},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			for range 2 {
+				r := request(append(bearer(row.token), "x-forwarded-client-cert", "Hash="+hex.EncodeToString(sum[:]), "client-cert", ":AA==:")...)
+				r.Attributes.Source.Certificate = row.certificate
+				if got := f.check(r); row.allowed {
+					arrives(t, got, nil)
+				} else {
+					want(t, got, 401, `{"error":"invalid_token"}`, invalid)
+				}
+			}
+		})
+	}
 }
 
 func TestWhoMayAsk(t *testing.T) {

@@ -1,9 +1,14 @@
 package extauthz
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/pem"
 	"iter"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -19,7 +24,7 @@ import (
 
 // forwarded reads a client's request out of what Envoy tells of it.
 func forwarded(a *auth.AttributeContext) httpapi.Forwarded {
-	f := httpapi.Forwarded{Method: a.GetRequest().GetHttp().GetMethod()}
+	f := httpapi.Forwarded{Method: a.GetRequest().GetHttp().GetMethod(), Thumbprint: thumbprint(a.GetSource().GetCertificate())}
 	f.Policy, f.Misread = policyOf(a.GetContextExtensions())
 	for name, value := range headers(a.GetRequest().GetHttp()) {
 		if strings.EqualFold(name, "Authorization") {
@@ -27,6 +32,23 @@ func forwarded(a *auth.AttributeContext) httpapi.Forwarded {
 		}
 	}
 	return f
+}
+
+// thumbprint is that of the certificate in URL-encoded PEM which the client
+// showed to Envoy (RFC 8705 section 3.1); "" for anything but exactly one. Envoy
+// sends it where include_peer_certificate is set, out of its own connection: no
+// header of a client gets there.
+func thumbprint(encoded string) string {
+	text, err := url.PathUnescape(encoded) // a plus sign is one
+	if err != nil {
+		return ""
+	}
+	block, rest := pem.Decode([]byte(text))
+	if block == nil || block.Type != "CERTIFICATE" || len(bytes.TrimSpace(rest)) > 0 {
+		return ""
+	}
+	sum := sha256.Sum256(block.Bytes)
+	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
 // policyOf returns the name of the policy that the route demands, and what is

@@ -65,7 +65,7 @@ func (a *API) rule(ctx context.Context, f Forwarded) (Ruling, outcome) {
 	if err != nil {
 		return untold(), out.failed(answer, err)
 	}
-	reason, values := demands.decide(answer, a.observer)
+	reason, values := demands.decide(answer, f.Thumbprint, a.observer)
 	out = out.judged(answer, reason, reason == verify.NoReason)
 	switch reason {
 	case verify.NoReason:
@@ -80,7 +80,7 @@ func (a *API) rule(ctx context.Context, f Forwarded) (Ruling, outcome) {
 }
 
 // decide holds an answer against the demands, and renders who it is about.
-func (n *narrowed) decide(answer introspect.Answer, o *Observer) (verify.Reason, []string) {
+func (n *narrowed) decide(answer introspect.Answer, thumbprint string, o *Observer) (verify.Reason, []string) {
 	demand := n.demand
 	demand.Scopes = n.scopes
 	reason, refused := demand.Refuses(answer)
@@ -89,9 +89,10 @@ func (n *narrowed) decide(answer introspect.Answer, o *Observer) (verify.Reason,
 		return reason, nil
 	case slices.ContainsFunc(n.audiences, func(audience string) bool { return !answer.IsFor(audience) }):
 		return verify.WrongAudience, nil
-	case answer.HasConfirmation():
+	case answer.HasConfirmation() && !answer.ConfirmedBy(thumbprint):
 		// A token bound to a key is no bearer token (RFC 9449 section 7.2, RFC
-		// 8705 section 3), and possession can't be shown here yet.
+		// 8705 section 3). Possession is shown by a certificate that the gateway
+		// vouches for, and not yet in another way.
 		return verify.ProofFailed, nil
 	case refused:
 		return reason, nil

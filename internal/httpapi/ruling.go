@@ -29,6 +29,10 @@ type Forwarded struct {
 	Method string
 	// Authorization holds the client's lines of that name.
 	Authorization []string
+	// Thumbprint is that of the certificate that the client showed to the
+	// gateway (RFC 8705 section 3.1), as the gateway itself has seen it; "" for
+	// none.
+	Thumbprint string
 
 	repeated  []string // X-Introspectd-Policy
 	query     string   // of /auth
