@@ -16,7 +16,7 @@ import (
 // may import anything.
 var allowed = map[string][]string{
 	"cmd/introspectd": {
-		"api", "internal/callers", "internal/config", "internal/devissuer", "internal/filestore", "internal/httpapi", "internal/introspect",
+		"api", "internal/callers", "internal/config", "internal/devissuer", "internal/extauthz", "internal/filestore", "internal/httpapi", "internal/introspect",
 		"internal/jwks", "internal/listen", "internal/memstore", "internal/redisstore", "internal/revoke", "internal/seal", "internal/sign", "internal/telemetry", "internal/verify",
 		"internal/wso2",
 	},
@@ -24,6 +24,7 @@ var allowed = map[string][]string{
 		"internal/callers", "internal/filestore", "internal/httpapi", "internal/introspect", "internal/listen", "internal/redisstore", "internal/revoke",
 		"internal/sign", "internal/telemetry",
 	},
+	"internal/extauthz":   {"internal/httpapi"},
 	"internal/httpapi":    {"internal/callers", "internal/claims", "internal/introspect", "internal/revoke", "internal/sign", "internal/verify"},
 	"internal/introspect": {"internal/claims", "internal/revoke", "internal/transform", "internal/verify"},
 	"internal/verify":     {"internal/claims", "internal/jwks"},

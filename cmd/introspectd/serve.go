@@ -120,6 +120,13 @@ func serve(ctx context.Context, cfg *config.Config, s serving) error {
 		}
 		running = append(running, listen.Running{Server: listen.NewServer(p.handler(pick), log, encrypted), Listener: socket})
 	}
+	if addr := cfg.Server.ExtAuthzGRPC; addr != "" {
+		socket, err := listen.Open(addr)
+		if err != nil {
+			return failure{exitFailed, err}
+		}
+		running = append(running, listen.Running{Server: p.envoy(), Listener: socket})
+	}
 	for _, r := range running {
 		log.Info("listening", "address", r.Listener.Addr().String())
 	}

@@ -19,6 +19,7 @@ import (
 	"introspectd/api"
 	"introspectd/internal/callers"
 	"introspectd/internal/config"
+	"introspectd/internal/extauthz"
 	"introspectd/internal/httpapi"
 	"introspectd/internal/introspect"
 	"introspectd/internal/jwks"
@@ -32,14 +33,15 @@ import (
 
 // world is everything that one configuration makes; it never changes.
 type world struct {
-	config              *config.Config
-	keys                map[string]*keeper // by the issuer's name
-	verdicts            *memstore.Store    // nil for none
-	assertions          *memstore.Store    // nil for none
-	signer              *sign.Signer       // nil for none
-	introspector        *introspect.Introspector
-	measuring           task // of the introspector
-	api, admin, metrics http.Handler
+	config         *config.Config
+	keys           map[string]*keeper // by the issuer's name
+	verdicts       *memstore.Store    // nil for none
+	assertions     *memstore.Store    // nil for none
+	signer         *sign.Signer       // nil for none
+	introspector   *introspect.Introspector
+	measuring      task // of the introspector
+	api            *httpapi.API
+	admin, metrics http.Handler
 }
 
 // keeper is an issuer's keys with the goroutine that keeps them current.
@@ -169,6 +171,16 @@ func (p *process) handler(pick func(*world) http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		pick(p.current.Load()).ServeHTTP(w, r)
 	})
+}
+
+// envoy answers Envoy's gRPC calls by the world of their moment, with the
+// certificates of the public listener.
+func (p *process) envoy() *extauthz.Server {
+	o := extauthz.Options{API: func() *httpapi.API { return p.current.Load().api }, Log: p.log}
+	if p.certificates != nil {
+		o.TLS = p.certificates.Config()
+	}
+	return extauthz.New(o)
 }
 
 // adopt builds the world of cfg and makes it the present one. On an error

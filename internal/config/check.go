@@ -70,20 +70,23 @@ func (l *loader) faulty(key string) bool {
 // trusted: in a mesh the sidecar makes everyone a loopback peer. The metrics
 // listener answers nothing that needs either.
 func (l *loader) checkListeners(c *Config, fault func(key, problem string)) {
-	s, unclear := c.Server, l.faulty("server.listen")
+	s := c.Server
+	unclear := map[string]bool{"server.listen": l.faulty("server.listen"), "server.ext_authz_grpc": l.faulty("server.ext_authz_grpc")}
 	if s.TLS.Certificate == "" && !s.TLSTerminatedUpstream {
-		for key, address := range map[string]string{"server.listen": s.Listen, "server.admin": s.Admin} {
+		for key, address := range map[string]string{"server.listen": s.Listen, "server.admin": s.Admin, "server.ext_authz_grpc": s.ExtAuthzGRPC} {
 			if address != "" && !listen.Loopback(address) {
 				fault(key, fmt.Sprintf("%s is not a loopback address: expected server.tls, or server.tls_terminated_upstream: true where something in front ends TLS", address))
 			}
 		}
 	}
-	if listen.Loopback(s.Listen) || unclear {
-		return
-	}
-	for _, key := range []string{"server.trusted_proxies", "auth.allow_from"} {
-		if _, written := l.places[key]; !written {
-			fault(key, "must be written when server.listen is not a loopback address; [] trusts nobody")
+	for _, gateways := range []struct{ key, address string }{{"server.listen", s.Listen}, {"server.ext_authz_grpc", s.ExtAuthzGRPC}} {
+		if gateways.address == "" || listen.Loopback(gateways.address) || unclear[gateways.key] {
+			continue
+		}
+		for _, key := range []string{"server.trusted_proxies", "auth.allow_from"} {
+			if _, written := l.places[key]; !written {
+				fault(key, fmt.Sprintf("must be written when %s is not a loopback address; [] trusts nobody", gateways.key))
+			}
 		}
 	}
 }

@@ -123,7 +123,6 @@ func TestFaults(t *testing.T) {
 
 		// What is not built yet.
 		{name: "server.forwarded", body: corp + "server: {forwarded: {uri: X}}\n", want: "c.yaml:5:10: server.forwarded: not built yet: believing forwarded headers"},
-		{name: "server.ext_authz_grpc", body: corp + "server: {ext_authz_grpc: ':9191'}\n", want: "c.yaml:5:10: server.ext_authz_grpc: not built yet: Envoy's gRPC ext_authz"},
 		{name: "auth.cacheable", body: corp + "auth: {cacheable: true}\n", want: "c.yaml:5:8: auth.cacheable: not built yet: Cache-Control on the answers of /auth"},
 		{
 			name: "redis without a seal key", body: corp + "redis: {}\n",
@@ -173,6 +172,12 @@ func TestFaults(t *testing.T) {
 		{name: "no issuer", body: "server: {}\n", want: "c.yaml:1:1: issuers: expected at least one issuer"},
 		{name: "AUT-07 plaintext beyond loopback", body: corp + "server:\n  listen: 0.0.0.0:8080\n  trusted_proxies: []\nauth: {allow_from: []}\n", want: "c.yaml:6:3: server.listen: 0.0.0.0:8080 is not a loopback address: expected server.tls, or server.tls_terminated_upstream: true where something in front ends TLS"},
 		{name: "AUT-07 plaintext on all addresses", body: corp + "server:\n  admin: :8081\n", want: "c.yaml:6:3: server.admin: :8081 is not a loopback address: expected server.tls, or server.tls_terminated_upstream: true where something in front ends TLS"},
+		{name: "AUT-07 plaintext gRPC beyond loopback", body: corp + "server:\n  ext_authz_grpc: :9191\n  trusted_proxies: []\nauth: {allow_from: []}\n", want: "c.yaml:6:3: server.ext_authz_grpc: :9191 is not a loopback address: expected server.tls, or server.tls_terminated_upstream: true where something in front ends TLS"},
+		{
+			name: "AUT-06 trust by default ends at loopback, of gRPC too", body: corp + "server:\n  ext_authz_grpc: 0.0.0.0:9191\n  tls_terminated_upstream: true\n",
+			want: "c.yaml:1:1: auth.allow_from: must be written when server.ext_authz_grpc is not a loopback address; [] trusts nobody\n" +
+				"c.yaml:5:1: server.trusted_proxies: must be written when server.ext_authz_grpc is not a loopback address; [] trusts nobody",
+		},
 		{
 			name: "AUT-06 trust by default ends at loopback", body: corp + "server:\n  listen: 0.0.0.0:8080\n  tls_terminated_upstream: true\n",
 			want: "c.yaml:1:1: auth.allow_from: must be written when server.listen is not a loopback address; [] trusts nobody\n" +
@@ -351,6 +356,8 @@ func TestAUT07PlaintextThatIsAllowed(t *testing.T) {
 		"{metrics: ':8082'}",
 		"{listen: 'unix:/run/introspectd.sock', admin: '[::1]:1'}",
 		"{listen: 'localhost:8080', admin: ''}",
+		"{ext_authz_grpc: '127.0.0.1:9191'}",
+		"{ext_authz_grpc: 'unix:/run/introspectd/grpc.sock'}",
 		"{listen: ':8080', admin: '0.0.0.0:8081', tls_terminated_upstream: true, trusted_proxies: [10.0.0.0/8]}",
 	} {
 		t.Run(server, func(t *testing.T) {

@@ -26,71 +26,82 @@ func (a *API) extAuthz(w http.ResponseWriter, r *http.Request, policy string) ou
 	return a.gateway(w, r, policy, "", http.StatusBadRequest)
 }
 
-// gateway judges the token of a forwarded request by a policy. malformed is
-// the status for an Authorization that is not well-formed.
+// gateway answers a gateway that asks over HTTP. malformed is the status for an
+// Authorization that is not well-formed.
 func (a *API) gateway(w http.ResponseWriter, r *http.Request, name, query string, malformed int) outcome {
 	leaveBody(w, r) // it stays with the gateway
-	out, ok := a.admit(w, r)
+	ruling, out := a.rule(r.Context(), Forwarded{
+		Peer: r.RemoteAddr, Caller: r.Header["X-Introspectd-Caller"],
+		Policy: name, repeated: r.Header["X-Introspectd-Policy"], query: query,
+		Authorization: r.Header["Authorization"], malformed: malformed,
+	})
+	ruling.write(w)
+	return out
+}
+
+// rule judges the token of a forwarded request by a policy, whatever protocol
+// the gateway speaks.
+func (a *API) rule(ctx context.Context, f Forwarded) (Ruling, outcome) {
+	ruling, out := a.decide(ctx, f)
+	ruling.bodies = a.refusals
+	return ruling, out
+}
+
+func (a *API) decide(ctx context.Context, f Forwarded) (Ruling, outcome) {
+	out, ok := a.admit(f)
 	if !ok {
-		return out
+		return out.refusedEntry()
 	}
-	p := a.policies[name]
-	if p == nil || !sameOrAbsent(r.Header["X-Introspectd-Policy"], name) {
-		a.refusals.unavailable(w)
-		return out.misconfigured("there is no such policy, or X-Introspectd-Policy names another")
+	p := a.policies[f.Policy]
+	if f.Misread != "" || p == nil || !sameOrAbsent(f.repeated, f.Policy) {
+		return out.misconfigured(cmp.Or(f.Misread, "there is no such policy, or X-Introspectd-Policy names another"))
 	}
 	out.policy = p.name
-	demands, ok := p.narrow(query)
+	demands, ok := p.narrow(f.query)
 	if !ok {
-		a.refusals.unavailable(w)
 		return out.misconfigured("the query of /auth takes scope and audience, each with a value, and audiences of the policy alone; a gateway that forwards the client's query has to use /ext-authz")
 	}
 
-	token, state := bearerToken(r.Header["Authorization"])
+	token, state := bearerToken(f.Authorization)
 	switch state {
 	case noToken:
-		return a.refusals.denied(w, out, http.StatusUnauthorized, "unauthorized", p.challenge(""))
+		return out.denied(http.StatusUnauthorized, "unauthorized", p.challenge(""))
 	case malformedToken:
-		return a.refusals.denied(w, out, malformed, "invalid_request", p.challenge(`error="invalid_request"`))
+		return out.denied(f.malformed, "invalid_request", p.challenge(`error="invalid_request"`))
 	}
-	answer, err := a.introspector.Introspect(r.Context(), token)
+	answer, err := a.introspector.Introspect(ctx, token)
 	if err != nil {
-		a.refusals.unavailable(w)
-		return out.failed(answer, err)
+		return untold(), out.failed(answer, err)
 	}
-	reason := demands.decide(answer)
-	var assertion sign.Assertion
+	reason := demands.decide(answer, f.Thumbprint)
+	allowed := Ruling{Status: http.StatusOK, policy: p, answer: answer}
 	if reason == verify.NoReason && p.profile != nil {
 		out.profile = p.profile.name
-		var problem string
-		assertion, reason, problem, err = p.assertion(r.Context(), answer, cmp.Or(out.caller, p.name))
+		allowed.assertion, reason, out.note, err = p.assertion(ctx, answer, cmp.Or(out.caller, p.name))
 		if err != nil {
-			unavailable(w)
-			return out.unsigned(answer, err)
+			return untold(), out.unsigned(answer, err)
 		}
-		out.note = problem
 	}
-	var values []string
 	if reason == verify.NoReason {
-		if reason, values, ok = p.identity(answer, assertion, a.observer); !ok {
-			unavailable(w)
-			return out.unsigned(answer, errNoRoom)
+		if reason, allowed.values, ok = p.identity(answer, allowed.assertion, a.observer); !ok {
+			return untold(), out.unsigned(answer, errNoRoom)
 		}
 	}
 	out = out.judged(answer, reason, reason == verify.NoReason)
 	switch reason {
 	case verify.NoReason:
-		return p.allow(w, values, assertion, out)
+		out.status = http.StatusOK
+		return allowed, out
 	case verify.InsufficientScope:
-		return a.refusals.denied(w, out, http.StatusForbidden, "insufficient_scope", p.challenge(`error="insufficient_scope"`+demands.scopeAttribute()))
+		return out.denied(http.StatusForbidden, "insufficient_scope", p.challenge(`error="insufficient_scope"`+demands.scopeAttribute()))
 	case verify.Expired:
-		return a.refusals.denied(w, out, http.StatusUnauthorized, "invalid_token", p.challenge(`error="invalid_token", error_description="The access token expired"`))
+		return out.denied(http.StatusUnauthorized, "invalid_token", p.challenge(`error="invalid_token", error_description="The access token expired"`))
 	}
-	return a.refusals.denied(w, out, http.StatusUnauthorized, "invalid_token", p.challenge(`error="invalid_token", error_description="The access token is invalid"`))
+	return out.denied(http.StatusUnauthorized, "invalid_token", p.challenge(`error="invalid_token", error_description="The access token is invalid"`))
 }
 
 // decide holds an answer against the demands.
-func (n *narrowed) decide(answer introspect.Answer) verify.Reason {
+func (n *narrowed) decide(answer introspect.Answer, thumbprint string) verify.Reason {
 	demand := n.demand
 	demand.Scopes = n.scopes
 	reason, refused := demand.Refuses(answer)
@@ -99,9 +110,10 @@ func (n *narrowed) decide(answer introspect.Answer) verify.Reason {
 		return reason
 	case slices.ContainsFunc(n.audiences, func(audience string) bool { return !answer.IsFor(audience) }):
 		return verify.WrongAudience
-	case answer.HasConfirmation():
+	case answer.HasConfirmation() && !answer.ConfirmedBy(thumbprint):
 		// A token bound to a key is no bearer token (RFC 9449 section 7.2, RFC
-		// 8705 section 3), and possession can't be shown here yet.
+		// 8705 section 3). Possession is shown by a certificate that the gateway
+		// vouches for, and not yet in another way.
 		return verify.ProofFailed
 	case refused:
 		return reason
@@ -148,25 +160,6 @@ func (p *policy) identity(answer introspect.Answer, assertion sign.Assertion, o 
 
 var errNoRoom = errors.New("the assertion leaves no room for the headers that name the user: its profile has to show less")
 
-// allow answers exactly 200 with every configured header.
-func (p *policy) allow(w http.ResponseWriter, values []string, assertion sign.Assertion, out outcome) outcome {
-	h := w.Header()
-	for n := range p.headers {
-		h[p.headers[n].header] = values[n : n+1 : n+1]
-	}
-	if p.profile != nil {
-		h[p.header] = []string{assertion.Text}
-	}
-	if p.remove != "" {
-		h[removeHeader] = []string{p.remove}
-	}
-	h["Cache-Control"] = noStore
-	h["Content-Length"] = []string{"0"}
-	w.WriteHeader(http.StatusOK)
-	out.status = http.StatusOK
-	return out
-}
-
 // challenge is a WWW-Authenticate line of RFC 6750 section 3.
 func (p *policy) challenge(parameters string) string {
 	line := `Bearer realm="` + p.realm + `"`
@@ -176,30 +169,44 @@ func (p *policy) challenge(parameters string) string {
 	return line
 }
 
-func (o outcome) misconfigured(why string) outcome {
+// denied is a refusal that the client is told.
+func (o outcome) denied(status int, code, challenge string) (Ruling, outcome) {
+	o.status, o.code = status, code
+	return Ruling{Status: status, Code: code, Challenge: challenge}, o
+}
+
+// misconfigured is the answer to a gateway that is not set up as it should be:
+// nothing may be allowed on a guess.
+func (o outcome) misconfigured(why string) (Ruling, outcome) {
 	o.status, o.note = http.StatusServiceUnavailable, why
-	return o
+	return untold(), o
+}
+
+// refusedEntry is the answer to a stranger, who learns nothing of policies and
+// tokens.
+func (o outcome) refusedEntry() (Ruling, outcome) {
+	return o.denied(http.StatusForbidden, "access_denied", "")
 }
 
 // admit lets in the peers of auth.allow_from, and callers that may auth. The
 // credential of the latter has a header of its own: Authorization is the
 // client's.
-func (a *API) admit(w http.ResponseWriter, r *http.Request) (out outcome, ok bool) {
+func (a *API) admit(f Forwarded) (out outcome, ok bool) {
 	for _, peer := range a.allowFrom {
-		if peer.Contains(r.RemoteAddr) {
+		if peer.Contains(f.Peer) {
 			return out, true
 		}
 	}
-	if lines := r.Header["X-Introspectd-Caller"]; len(lines) > 0 {
-		who, refusal := a.callers.Authenticate(callers.Credentials{Authorization: lines, Peer: r.RemoteAddr})
-		if refusal == nil && who.May(callers.Auth) {
-			out.caller = who.ID
-			return out, true
-		}
-	} else {
-		a.observer.refusedGateway(r.RemoteAddr)
+	if len(f.Caller) == 0 {
+		a.observer.refusedGateway(f.Peer)
+		return out, false
 	}
-	return a.refusals.denied(w, out, http.StatusForbidden, "access_denied", ""), false
+	who, refusal := a.callers.Authenticate(callers.Credentials{Authorization: f.Caller, Peer: f.Peer})
+	if refusal != nil || !who.May(callers.Auth) {
+		return out, false
+	}
+	out.caller = who.ID
+	return out, true
 }
 
 func sameOrAbsent(lines []string, want string) bool {

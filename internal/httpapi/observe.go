@@ -30,6 +30,7 @@ type outcome struct {
 	status int
 	code   string // the error that was answered
 	note   string // for the operator
+	id     string // of a request that panicked
 	err    error  // why we could not tell
 
 	caller, policy, profile string
@@ -117,14 +118,39 @@ func (o *Observer) guarded(w http.ResponseWriter, r *http.Request, h handler) (o
 		if thrown == http.ErrAbortHandler { //nolint:errorlint // the sentinel itself is thrown
 			panic(thrown)
 		}
-		id := requestID(r.Context())
-		o.log.ErrorContext(r.Context(), "panic", "request_id", id, "panic", fmt.Sprint(thrown), "stack", string(debug.Stack()))
+		out = o.panicked(r.Context(), thrown)
 		clear(w.Header())
 		w.Header().Set("Connection", "close") // a body may be unread, and net/http would wait for it
-		respond(w, http.StatusInternalServerError, []byte(`{"error":"server_error","request_id":"`+id+`"}`))
-		out = outcome{status: http.StatusInternalServerError, code: "server_error", note: "panic " + id}
+		respond(w, out.status, []byte(`{"error":"server_error","request_id":"`+out.id+`"}`))
 	}()
 	return h(w, r)
+}
+
+// run is serve for a request that doesn't come over HTTP: a panic is logged, and
+// reported as status 500.
+func (o *Observer) run(ctx context.Context, carrier propagation.TextMapCarrier, route, method string, work func(context.Context) outcome) {
+	start := time.Now()
+	method = knownMethod(method)
+	ctx, span := o.tracer.Start(o.propagator.Extract(ctx, carrier), method+" "+route, trace.WithSpanKind(trace.SpanKindServer))
+	defer span.End()
+	out := o.survived(ctx, work)
+	o.report(ctx, span, requestKey{route, method, out.status}, out, time.Since(start))
+}
+
+func (o *Observer) survived(ctx context.Context, work func(context.Context) outcome) (out outcome) {
+	defer func() {
+		if thrown := recover(); thrown != nil {
+			out = o.panicked(ctx, thrown)
+		}
+	}()
+	return work(ctx)
+}
+
+// panicked logs a panic under the id of its request.
+func (o *Observer) panicked(ctx context.Context, thrown any) outcome {
+	id := requestID(ctx)
+	o.log.ErrorContext(ctx, "panic", "request_id", id, "panic", fmt.Sprint(thrown), "stack", string(debug.Stack()))
+	return outcome{status: http.StatusInternalServerError, code: "server_error", note: "panic " + id, id: id}
 }
 
 // guard is for requests that are not reported, such as probes: a panic in one

@@ -1,14 +1,63 @@
 package httpapi_test
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
+	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
+	auth "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/peer"
+
 	"introspectd/internal/devissuer"
+	"introspectd/internal/extauthz"
+	"introspectd/internal/httpapi"
 )
+
+// overGRPC asks as Envoy does over gRPC, and returns what its client or its
+// backend gets: headers in canonical spelling, those that are empty left out.
+func (f *fixture) overGRPC(policy, token string) response {
+	f.Helper()
+	server := extauthz.New(extauthz.Options{API: func() *httpapi.API { return f.api.(*httpapi.API) }, Log: slog.New(slog.DiscardHandler)})
+	ctx := peer.NewContext(context.Background(), &peer.Peer{Addr: net.TCPAddrFromAddrPort(netip.MustParseAddrPort(loopback))})
+	told, err := server.Check(ctx, &auth.CheckRequest{Attributes: &auth.AttributeContext{
+		ContextExtensions: map[string]string{"policy": policy},
+		Request: &auth.AttributeContext_Request{Http: &auth.AttributeContext_HttpRequest{
+			Method: "GET", Headers: map[string]string{"authorization": "Bearer " + token},
+		}},
+	}})
+	f.must(err)
+	got := response{status: http.StatusOK, header: http.Header{}}
+	lines := told.GetOkResponse().GetHeaders()
+	if denied := told.GetDeniedResponse(); denied != nil {
+		got.status, got.body, lines = int(denied.GetStatus().GetCode()), denied.GetBody(), denied.GetHeaders()
+	}
+	for _, line := range lines {
+		got.header.Add(line.GetHeader().GetKey(), line.GetHeader().GetValue())
+	}
+	return got
+}
+
+// asEnvoyHas leaves out of an answer over HTTP what Envoy doesn't pass on.
+func asEnvoyHas(got response) response {
+	got.header = got.header.Clone()
+	got.header.Del("Content-Length")
+	if got.status == http.StatusOK {
+		got.header.Del("Cache-Control")
+	}
+	for name, lines := range got.header {
+		if lines[0] == "" {
+			delete(got.header, name)
+		}
+	}
+	return got
+}
 
 // TestParity feeds good and bad tokens to every endpoint, cold and remembered:
 // there is one verdict.
@@ -128,6 +177,11 @@ func TestParity(t *testing.T) {
 					if got.status != want {
 						t.Errorf("%s, %s: got %d, want %d", path, memory, got.status, want)
 					}
+				}
+				over := f.overGRPC("lenient", row.token)
+				note()
+				if diff := cmp.Diff(asEnvoyHas(f.get("/ext-authz/lenient", row.token)), over, cmp.AllowUnexported(response{})); diff != "" {
+					t.Errorf("gRPC, %s (-/ext-authz +gRPC):\n%s", memory, diff)
 				}
 				if len(reasons) != 1 {
 					t.Errorf("%s: logged %v, want one verdict", memory, reasons)

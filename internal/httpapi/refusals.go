@@ -1,9 +1,6 @@
 package httpapi
 
-import (
-	"encoding/json"
-	"net/http"
-)
+import "encoding/json"
 
 // wso2Errors are the errors of WSO2 API Manager by ours: code, message and what
 // its gateway says to do. An expired token is told from no other there, and
@@ -45,20 +42,4 @@ func wso2Body(of [3]string) []byte {
 		return []byte(`{"code":"900900"}`)
 	}
 	return text
-}
-
-// denied refuses a request, with a challenge unless it is empty.
-func (b refusals) denied(w http.ResponseWriter, out outcome, status int, code, challenge string) outcome {
-	if challenge != "" {
-		w.Header()["Www-Authenticate"] = []string{challenge}
-	}
-	respond(w, status, b[code])
-	out.status, out.code = status, code
-	return out
-}
-
-// unavailable is the answer where we could not tell.
-func (b refusals) unavailable(w http.ResponseWriter) {
-	w.Header().Set("Retry-After", retryAfter)
-	respond(w, http.StatusServiceUnavailable, b["temporarily_unavailable"])
 }

@@ -83,3 +83,19 @@ func holds(joined, scope string) bool {
 // HasConfirmation says whether the token is bound to a key or certificate
 // (RFC 7800), so that possession has to be shown.
 func (a Answer) HasConfirmation() bool { return a.Find("cnf") != nil }
+
+// ConfirmedBy says whether possession is shown by a client certificate with this
+// thumbprint alone: base64url of SHA-256 of its DER (RFC 8705 section 3.1), ""
+// for no certificate. A token that is bound to anything else besides is not.
+func (a Answer) ConfirmedBy(thumbprint string) bool {
+	cnf, err := claims.Decode(slices.Clone(a.Find("cnf")))
+	if err != nil || len(cnf) != 1 || thumbprint == "" {
+		return false
+	}
+	bound, ok := cnf.Find("x5t#S256")
+	if !ok {
+		return false
+	}
+	text, ok := claims.String(bound)
+	return ok && text == thumbprint
+}

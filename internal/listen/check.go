@@ -21,7 +21,7 @@ const maxSocketPath = 107
 // loopback, are not looked at.
 func (c Config) Check(fault func(key, problem string)) {
 	taken := map[string]string{}
-	for _, l := range []struct{ key, addr string }{{"listen", c.Listen}, {"admin", c.Admin}, {"metrics", c.Metrics}} {
+	for _, l := range []struct{ key, addr string }{{"listen", c.Listen}, {"admin", c.Admin}, {"metrics", c.Metrics}, {"ext_authz_grpc", c.ExtAuthzGRPC}} {
 		if l.addr == "" && l.key != "listen" {
 			continue
 		}

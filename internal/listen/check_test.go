@@ -46,6 +46,9 @@ func TestCheck(t *testing.T) {
 		{"relative socket", func(c *listen.Config) { c.Listen = "unix:run/s" }, map[string]string{"listen": "absolute path"}},
 		{"long socket", func(c *listen.Config) { c.Listen = "unix:/" + strings.Repeat("x", 107) }, map[string]string{"listen": "107 bytes"}},
 		{"the same address", func(c *listen.Config) { c.Metrics = c.Admin }, map[string]string{"metrics": "that of admin"}},
+		{"gRPC", func(c *listen.Config) { c.ExtAuthzGRPC = "unix:/run/grpc.sock" }, nil},
+		{"gRPC on the port of listen", func(c *listen.Config) { c.ExtAuthzGRPC = c.Listen }, map[string]string{"ext_authz_grpc": "that of listen"}},
+		{"gRPC without a port", func(c *listen.Config) { c.ExtAuthzGRPC = "envoy" }, map[string]string{"ext_authz_grpc": "host:port"}},
 		{"negative delay", func(c *listen.Config) { c.ShutdownDelay = -time.Second }, map[string]string{"shutdown_delay": "0s or more"}},
 
 		{"public_url", func(c *listen.Config) { c.PublicURL = "https://a.example/tokens" }, nil},

@@ -13,7 +13,10 @@ type Config struct {
 	Metrics string `koanf:"metrics" default:""`
 	// PublicURL is our own issuer identifier; metadata needs it.
 	PublicURL string `koanf:"public_url" default:""`
-	TLS       TLS    `koanf:"tls"`
+	// ExtAuthzGRPC is a listener for Envoy's gRPC ext_authz; empty switches it
+	// off.
+	ExtAuthzGRPC string `koanf:"ext_authz_grpc" default:""`
+	TLS          TLS    `koanf:"tls"`
 	// TLSTerminatedUpstream permits plaintext on a non-loopback address.
 	TLSTerminatedUpstream bool `koanf:"tls_terminated_upstream" default:"false"`
 	// ShutdownDelay is how long the service goes on answering after SIGTERM

@@ -87,10 +87,20 @@ func unixPeers(next http.Handler) http.Handler {
 	})
 }
 
-// Running is a server and the listener that it answers on; TLS if the server
-// has a TLSConfig.
+// Server is what answers on a listener. *http.Server is one.
+type Server interface {
+	// Serve answers until l is closed; its error says that it was, or what broke.
+	Serve(l net.Listener) error
+	// Shutdown ends what is idle, and waits for the rest until ctx ends.
+	Shutdown(ctx context.Context) error
+	// Close cuts off everything.
+	Close() error
+}
+
+// Running is a server and the listener that it answers on; TLS if it is an
+// *http.Server with a TLSConfig.
 type Running struct {
-	Server   *http.Server
+	Server   Server
 	Listener net.Listener
 }
 
@@ -104,7 +114,9 @@ func Serve(ctx context.Context, delay time.Duration, running ...Running) error {
 	d := &drain{}
 	broken := make(chan error, len(running))
 	for _, r := range running {
-		d.watch(r.Server)
+		if s, ok := r.Server.(*http.Server); ok {
+			d.watch(s)
+		}
 		serving.Go(func() {
 			if err := r.serve(); !d.draining.Load() {
 				broken <- fmt.Errorf("serving on %s: %w", r.Listener.Addr(), err)
@@ -129,8 +141,8 @@ func Serve(ctx context.Context, delay time.Duration, running ...Running) error {
 }
 
 func (r Running) serve() error {
-	if r.Server.TLSConfig != nil {
-		return r.Server.ServeTLS(r.Listener, "", "")
+	if s, ok := r.Server.(*http.Server); ok && s.TLSConfig != nil {
+		return s.ServeTLS(r.Listener, "", "")
 	}
 	return r.Server.Serve(r.Listener)
 }
