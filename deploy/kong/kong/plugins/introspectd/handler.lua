@@ -20,8 +20,8 @@ local sha256 = require "resty.sha256"
 local kong, ngx = kong, ngx
 local find, gsub, lower, match = string.find, string.gsub, string.lower, string.match
 
--- PRIORITY lies among those of Kong's own authentication: after what sheds
--- load by address, before access lists, rate limits and transformers.
+-- PRIORITY lies among those of Kong's own authentication: access lists, rate
+-- limits and transformers run after it.
 local Introspectd = { PRIORITY = 1060, VERSION = "1.0.0" }
 
 -- KONGS_OWN are the headers by which Kong's authentication tells services of
