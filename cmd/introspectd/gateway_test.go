@@ -150,13 +150,26 @@ func (p *tap) connections() []string {
 	return texts
 }
 
-// nginx is a running nginx with the recipe of deploy/.
+// nginx is an nginx that speaks TLS.
 type nginx struct {
-	t       *testing.T
-	Address string
-	client  *http.Client
-	tls     *tls.Config
-	log     string // path
+	t                *testing.T
+	Address          string
+	dir              string // where its configuration lies
+	certificate, key string // paths
+	client           *http.Client
+	tls              *tls.Config
+}
+
+// newNginx is one that is not running yet.
+func newNginx(t *testing.T) *nginx {
+	t.Helper()
+	n := &nginx{t: t, Address: freeAddress(t), dir: t.TempDir()}
+	ca := newCertificate(t, "a test's root", nil)
+	n.certificate, n.key = newCertificate(t, "127.0.0.1", ca).write(t, n.dir, "nginx")
+	n.tls = &tls.Config{RootCAs: ca.pool(), MinVersion: tls.VersionTLS12}
+	n.client = &http.Client{Transport: &http.Transport{TLSClientConfig: n.tls}, Timeout: 10 * time.Second}
+	t.Cleanup(n.client.CloseIdleConnections)
+	return n
 }
 
 // edit is one replacement in the recipe.
@@ -166,69 +179,72 @@ type edit struct{ old, with string }
 // text the recipe doesn't have fails the test: it would test nothing.
 func startNginx(t *testing.T, introspectd, backend string, edits ...edit) *nginx {
 	t.Helper()
-	program := need(t, "nginx")
 	recipe, err := os.ReadFile("../../deploy/nginx/auth_request.conf")
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	n := &nginx{t: t, Address: freeAddress(t), log: filepath.Join(dir, "error.log")}
-	ca := newCertificate(t, "a test's root", nil)
-	shown := newCertificate(t, "127.0.0.1", ca)
-	certificate, key := shown.write(t, dir, "nginx")
+	n := newNginx(t)
 	conf := string(recipe)
 	for _, e := range append([]edit{
 		{"server 127.0.0.1:8080;", "server " + introspectd + ";"},
 		{"server 127.0.0.1:9000;", "server " + backend + ";"},
 		{"listen 443 ssl;", "listen " + n.Address + " ssl;"},
-		{"/etc/nginx/api.example.crt", certificate},
-		{"/etc/nginx/api.example.key", key},
+		{"/etc/nginx/api.example.crt", n.certificate},
+		{"/etc/nginx/api.example.key", n.key},
 	}, edits...) {
 		if !strings.Contains(conf, e.old) {
 			t.Fatalf("the recipe has no %q", e.old)
 		}
 		conf = strings.ReplaceAll(conf, e.old, e.with)
 	}
-	writeFile(t, filepath.Join(dir, "recipe.conf"), conf)
-	user := ""
-	if os.Geteuid() == 0 {
-		user = "user root;\n" // else the workers could not enter the test's directory
-	}
-	main := fmt.Sprintf("%sdaemon off;\npid %[2]s/pid;\nworker_processes 1;\nevents {}\nhttp {\naccess_log off;\n", user, dir)
-	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
-		main += fmt.Sprintf("%s_temp_path %s/%[1]s;\n", kind, dir)
-	}
-	writeFile(t, filepath.Join(dir, "nginx.conf"), main+"include recipe.conf;\n}\n")
+	n.start(conf)
+	return n
+}
 
-	command := exec.Command(program, "-e", n.log, "-p", dir, "-c", filepath.Join(dir, "nginx.conf"))
+// start runs it with what belongs into the http section, and with modules.
+func (n *nginx) start(conf string, modules ...string) {
+	n.t.Helper()
+	program := need(n.t, "nginx")
+	writeFile(n.t, filepath.Join(n.dir, "http.conf"), conf)
+	main := ""
+	for _, module := range modules {
+		main += "load_module " + module + ";\n"
+	}
+	if os.Geteuid() == 0 {
+		main += "user root;\n" // else the workers could not enter the test's directory
+	}
+	main += fmt.Sprintf("daemon off;\npid %s/pid;\nworker_processes 1;\nevents {}\nhttp {\naccess_log off;\n", n.dir)
+	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
+		main += fmt.Sprintf("%s_temp_path %s/%[1]s;\n", kind, n.dir)
+	}
+	writeFile(n.t, filepath.Join(n.dir, "nginx.conf"), main+"include http.conf;\n}\n")
+
+	log := filepath.Join(n.dir, "error.log")
+	command := exec.Command(program, "-e", log, "-p", n.dir, "-c", filepath.Join(n.dir, "nginx.conf"))
 	said := &syncBuffer{}
 	command.Stdout, command.Stderr = said, said
 	if err := command.Start(); err != nil {
-		t.Fatal(err)
+		n.t.Fatal(err)
 	}
 	ended := make(chan struct{})
 	go func() {
 		_ = command.Wait()
 		close(ended)
 	}()
-	t.Cleanup(func() {
+	n.t.Cleanup(func() {
 		_ = command.Process.Signal(syscall.SIGTERM)
 		<-ended
-		if text, err := os.ReadFile(n.log); err == nil && t.Failed() {
-			t.Logf("nginx's log:\n%s%s", said, text)
+		if text, err := os.ReadFile(log); err == nil && n.t.Failed() {
+			n.t.Logf("nginx's log:\n%s%s", said, text)
 		}
 	})
-	n.tls = &tls.Config{RootCAs: ca.pool(), MinVersion: tls.VersionTLS12}
-	n.client = &http.Client{Transport: &http.Transport{TLSClientConfig: n.tls}, Timeout: 10 * time.Second}
-	t.Cleanup(n.client.CloseIdleConnections)
-	until(t, "nginx listens", ended, func() bool {
+	until(n.t, "nginx listens", ended, func() bool {
 		c, err := net.Dial("tcp", n.Address)
 		if err != nil {
 			return false
 		}
 		return c.Close() == nil
 	})
-	return n
 }
 
 // reply is nginx's answer to a client.
