@@ -93,7 +93,8 @@ func migrate(t *testing.T, toml, store, bindings string, env ...string) migrated
 		t.Fatalf("check: %v\n%s%s", err, &warnings, out)
 	}
 	for line := range strings.Lines(warnings.String()) {
-		if !strings.Contains(strings.ToLower(line), `the certificate of kid "expiredcertkid" ended on 2020-01-01`) { // which is so
+		if !strings.Contains(strings.ToLower(line), `the certificate of kid "expiredcertkid" ended on 2020-01-01`) &&
+			!strings.Contains(line, "is refused: its private half is public") { // which is so of WSO2's own store
 			t.Errorf("check: %s", line)
 		}
 	}
@@ -357,7 +358,7 @@ func TestTheSeedsOwnTokens(t *testing.T) {
 		{"the seed's, in its last second", seed, time.Unix(1602584889, 0), ""},
 		{"the seed's, the day before", seed, time.Date(2020, 10, 12, 9, 56, 40, 0, time.UTC), "not_yet_valid"},
 		{"the seed's, as it ends", seed, time.Unix(1602584890, 0), "expired"},
-		{"the seed's, today, its certificate expired as well", seed, time.Now(), "unknown_key"},
+		{"the seed's, today, its certificate expired as well", seed, time.Now(), "expired"},
 		{"the older, in its first second", older, time.Unix(1571911841, 0), ""},
 		{"the older, in its last second", older, time.Unix(1571915440, 0), ""},
 		{"the older, today", older, time.Now(), "expired"},

@@ -121,9 +121,10 @@ func eventually(t *testing.T, within time.Duration, what string, holds func() bo
 	}
 }
 
+// current waits for longer than a replica that starts waits for others.
 func (r *replica) current() {
 	r.t.Helper()
-	eventually(r.t, 15*time.Second, "the list is current\n"+r.log.String(), func() bool { return r.State().Current })
+	eventually(r.t, 45*time.Second, "the list is current\n"+r.log.String(), func() bool { return r.State().Current })
 }
 
 func subject(sub string) revoke.Revocation {
