@@ -165,6 +165,7 @@ func TestVerdictsEndAndAreNeverKeptForEver(t *testing.T) {
 
 func TestWhatIsPlantedIsAMissAndCounted(t *testing.T) {
 	_, cfg, client := standalone(t)
+	cfg.Timeout = 5 * time.Second // 8 MB take their time on a slow machine
 	s := watch(t, cfg)
 	put(t, s.Store, 1, "one", time.Hour)
 	put(t, s.Store, 2, "two", time.Hour)
