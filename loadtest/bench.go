@@ -29,6 +29,7 @@ type benchFlags struct {
 	noPin       bool
 	only        string // goals, in `goals`
 	verdicts    int    // in `memory`
+	most        int    // verdicts, and revocations, in `scale`
 }
 
 func (f *benchFlags) parse(mode string, args []string, stderr io.Writer) error {
@@ -50,10 +51,16 @@ func (f *benchFlags) parse(mode string, args []string, stderr io.Writer) error {
 	if mode == "goals" || mode == "memory" {
 		flags.IntVar(&f.verdicts, "verdicts", 60_000, "verdicts to be remembered for P15")
 	}
+	if mode == "scale" {
+		flags.StringVar(&f.only, "only", "", "comma-separated axes: issuers, callers, verdicts, revocations, replicas (default: all)")
+		flags.IntVar(&f.most, "most", 100_000, "verdicts, and revocations, at the end of their axes; a million takes some minutes")
+	}
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	switch {
+	case mode == "scale" && f.most < 10:
+		return errors.New("expected at least 10 at the end of an axis")
 	case flags.NArg() > 0:
 		return fmt.Errorf("unexpected %q", flags.Arg(0))
 	case f.seconds <= 0 || f.rounds < 1 || f.connections < 1 || f.tokens < 100 || f.rate < 0:

@@ -23,8 +23,10 @@ import (
 
 // lane is one thing that is measured: what is sent to one server.
 type lane struct {
-	name     string
-	server   *server
+	name   string
+	server *server
+	// besides are its other replicas: each has an equal share of a round.
+	besides  []*server
 	requests [][]byte
 	right    func(n int, a answer) bool
 	// once: each request is sent once and then the server is made to forget by
@@ -162,15 +164,17 @@ func (b *bench) warm(ctx context.Context, l *lane) error {
 		l.work()
 		return nil
 	}
-	// Few at a time: remembering is what is wanted, not speed.
-	sent, err := load{
-		address: l.server.address, connections: min(b.connections, 8), requests: l.requests, once: true, right: l.right,
-	}.run(ctx, b.loadCPU)
-	if err == nil && sent.wrong > 0 {
-		err = fmt.Errorf("%d of %d answers are wrong, such as %s", sent.wrong, sent.requests, sent.example)
-	}
-	if err != nil {
-		return err
+	for _, r := range l.replicas() {
+		// Few at a time: remembering is what is wanted, not speed.
+		sent, err := load{
+			address: r.address, connections: min(b.connections, 8), requests: l.requests, once: true, right: l.right,
+		}.run(ctx, b.loadCPU)
+		if err == nil && sent.wrong > 0 {
+			err = fmt.Errorf("%d of %d answers are wrong, such as %s", sent.wrong, sent.requests, sent.example)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return b.use(ctx, l)
 }
@@ -225,17 +229,15 @@ func (b *bench) turn(ctx context.Context, l *lane, f *figure) error {
 				return err
 			}
 		}
-		before, _, err := l.server.usage()
+		before, _, err := l.usage()
 		if err != nil {
 			return err
 		}
-		s, err := load{
-			address: l.server.address, connections: b.connections, requests: l.requests, once: l.once, right: l.right, length: length, rate: b.rate, from: l.next,
-		}.run(ctx, b.loadCPU)
+		s, err := b.ask(ctx, l, length)
 		if err != nil {
-			return fmt.Errorf("%w\n%s", err, &l.server.log)
+			return err
 		}
-		after, rss, err := l.server.usage()
+		after, rss, err := l.usage()
 		if err != nil {
 			return err
 		}
@@ -243,14 +245,40 @@ func (b *bench) turn(ctx context.Context, l *lane, f *figure) error {
 			l.next += int(s.requests)
 		}
 		f.RSS, spent = rss, spent+after-before
-		sum.requests, sum.wrong, sum.lasted = sum.requests+s.requests, sum.wrong+s.wrong, sum.lasted+s.lasted
-		sum.latencies.merge(&s.latencies)
-		if s.example != "" {
-			sum.example = s.example
-		}
+		sum.merge(s)
 	}
 	f.add(sum, spent)
 	return nil
+}
+
+// ask loads every replica of a lane in turn.
+func (b *bench) ask(ctx context.Context, l *lane, length time.Duration) (sum seen, err error) {
+	replicas := l.replicas()
+	for _, r := range replicas {
+		s, err := load{
+			address: r.address, connections: b.connections, requests: l.requests, once: l.once, right: l.right,
+			length: length / time.Duration(len(replicas)), rate: b.rate, from: l.next,
+		}.run(ctx, b.loadCPU)
+		if err != nil {
+			return sum, fmt.Errorf("%w\n%s", err, &r.log)
+		}
+		sum.merge(s)
+	}
+	return sum, nil
+}
+
+func (l *lane) replicas() []*server { return append([]*server{l.server}, l.besides...) }
+
+// usage is that of all replicas together.
+func (l *lane) usage() (cpu time.Duration, rss int64, err error) {
+	for _, r := range l.replicas() {
+		c, m, err := r.usage()
+		if err != nil {
+			return 0, 0, err
+		}
+		cpu, rss = cpu+c, rss+m
+	}
+	return cpu, rss, nil
 }
 
 func (f *figure) add(s seen, cpu time.Duration) {
@@ -476,6 +504,10 @@ func tells(tokens []token) func(int, answer) bool {
 	return func(n int, a answer) bool {
 		return a.status == http.StatusOK && bytes.HasPrefix(a.body, []byte(`{"active":true,`)) && bytes.Contains(a.body, jtis[n])
 	}
+}
+
+func tellsActive(_ int, a answer) bool {
+	return a.status == http.StatusOK && bytes.HasPrefix(a.body, []byte(`{"active":true,`))
 }
 
 func refused(_ int, a answer) bool { return a.status == http.StatusOK && string(a.body) == inactive }

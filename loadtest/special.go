@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"runtime"
 	"slices"
 	"strconv"
@@ -367,116 +366,6 @@ func (b *bench) soak(ctx context.Context) ([]section, error) {
 		out.note("resident memory: the last quarter has %.2f times that of the second", median(rss[3*quarter:])/median(rss[quarter:2*quarter]))
 	}
 	return []section{out}, nil
-}
-
-// scale shows how cost grows: each axis, with all else as it is by default.
-func (b *bench) scale(ctx context.Context) ([]section, error) {
-	var all []section
-	for _, axis := range []func(*bench, context.Context) (section, error){(*bench).byIssuers, (*bench).byCallers, (*bench).byTokens, (*bench).byRevocations} {
-		s, err := axis(b, ctx)
-		b.stopServers()
-		all = append(all, s)
-		if err != nil {
-			return all, err
-		}
-	}
-	return all, nil
-}
-
-// along measures hits of variants along an axis, and holds them against the
-// first.
-func (b *bench) along(ctx context.Context, axis string, lanes []*lane) (section, error) {
-	f, all, err := b.measure(ctx, lanes...)
-	s := section{Mode: "scale: " + axis, Figures: all}
-	for _, l := range lanes[1:] {
-		if err == nil {
-			s.Goals = append(s.Goals, atMost("scale", l.name+": CPU of a hit against "+lanes[0].name, 1.10, ratio(f[l.name], f[lanes[0].name])))
-		}
-	}
-	return s, err
-}
-
-func (b *bench) byIssuers(ctx context.Context) (section, error) {
-	var lanes []*lane
-	for _, n := range []int{1, 10, 100, 1000} {
-		var rows strings.Builder
-		for i := range n - 1 {
-			fmt.Fprintf(&rows, "  - {name: other-%d, issuer: %s/other/%d, keys: {jwks_url: %s/jwks.json}}\n", i, b.issuer.url(), i, b.issuer.url())
-		}
-		name := fmt.Sprintf("%d issuers", n)
-		more, err := b.hits(ctx, variant{name: name, issuers: rows.String()}, name, "")
-		if err != nil {
-			return section{}, err
-		}
-		lanes = append(lanes, more...)
-	}
-	return b.along(ctx, "issuers", lanes)
-}
-
-func (b *bench) byCallers(ctx context.Context) (section, error) {
-	var lanes []*lane
-	for _, n := range []int{1, 100, 10_000} {
-		var rows strings.Builder
-		for i := range n - 1 {
-			fmt.Fprintf(&rows, "  - {id: app-%d, secrets: [{sha256: \"%064x\"}], may: [introspect], any_issuer: true, any_audience: true}\n", i, i+1)
-		}
-		name := fmt.Sprintf("%d callers", n)
-		more, err := b.hits(ctx, variant{name: name, callers: rows.String()}, name, "")
-		if err != nil {
-			return section{}, err
-		}
-		lanes = append(lanes, more...)
-	}
-	return b.along(ctx, "callers", lanes)
-}
-
-// byTokens asks about the same tokens beside ever more others. Beyond a hundred
-// thousand, cost is in misses of the processor's own cache.
-func (b *bench) byTokens(ctx context.Context) (section, error) {
-	var lanes []*lane
-	var others []token
-	for _, n := range []int{0, 10_000, 60_000} {
-		name := fmt.Sprintf("%d more verdicts", n)
-		more, err := b.hits(ctx, variant{name: name, size: "512MiB"}, name, "")
-		if err != nil {
-			return section{}, err
-		}
-		if n > len(others) {
-			others = append(others, b.deck.mint("EdDSA", n-len(others))...)
-		}
-		s := more[0].server
-		if n > 0 {
-			fill := load{address: s.address, connections: 8, requests: introspectRequests(s.address, "/introspect", b.secret, others), once: true, right: tells(others)}
-			if got, err := fill.run(ctx, b.loadCPU); err != nil || got.wrong > 0 {
-				return section{}, fmt.Errorf("filling the cache: %d wrong answers, %w", got.wrong, err)
-			}
-		}
-		lanes = append(lanes, more...)
-	}
-	return b.along(ctx, "remembered verdicts", lanes)
-}
-
-// byRevocations has ever more tokens revoked that are not asked about.
-func (b *bench) byRevocations(ctx context.Context) (section, error) {
-	var lanes []*lane
-	for _, n := range []int{0, 1000, 10_000} {
-		name := fmt.Sprintf("%d revocations", n)
-		v := variant{name: name, more: fmt.Sprintf("state: {path: %s/state-%d}\n", b.dir, n)}
-		more, err := b.hits(ctx, v, name, "")
-		if err != nil {
-			return section{}, err
-		}
-		s := more[0].server
-		if n > 0 {
-			withdrawn := b.deck.mint("EdDSA", n)
-			l := load{address: s.address, connections: 64, requests: introspectRequests(s.address, "/revoke", b.secret, withdrawn), once: true, right: status(http.StatusOK)}
-			if got, err := l.run(ctx, b.loadCPU); err != nil || got.wrong > 0 {
-				return section{}, fmt.Errorf("revoking: %d wrong answers such as %s, %w", got.wrong, got.example, err)
-			}
-		}
-		lanes = append(lanes, more...)
-	}
-	return b.along(ctx, "revocations", lanes)
 }
 
 // goals runs every mode that shows one, and what is wanted of them.

@@ -44,6 +44,15 @@ type seen struct {
 	example string
 }
 
+// merge adds what came of another load, which ran after or before s.
+func (s *seen) merge(other seen) {
+	s.requests, s.wrong, s.lasted = s.requests+other.requests, s.wrong+other.wrong, s.lasted+other.lasted
+	s.latencies.merge(&other.latencies)
+	if other.example != "" {
+		s.example = other.example
+	}
+}
+
 var errAnswer = errors.New("the answer is not HTTP/1.1 with a length")
 
 // readAnswer reads one response at the beginning of in (RFC 9112). size is how
