@@ -256,7 +256,7 @@ func (s *service) asEnvoy(service *extauthz.HttpService, token string) *http.Res
 // nothing fails open, no prefix runs into a policy's name and no policy is
 // misspelled. deploy/README.md says how else they were checked.
 func TestGatewayManifestsFailClosed(t *testing.T) {
-	for _, name := range []string{"envoy/istio.yaml", "envoy/envoy-gateway.yaml", "envoy/contour.yaml", "nginx/gateway-fabric.yaml", "nginx/f5-ingress.yaml"} {
+	for _, name := range []string{"envoy/istio.yaml", "envoy/envoy-gateway.yaml", "envoy/contour.yaml", "nginx/gateway-fabric.yaml", "nginx/f5-ingress.yaml", "nginx/ingress-nginx.yaml"} {
 		t.Run(name, func(t *testing.T) {
 			text, err := os.ReadFile(filepath.Join("../../deploy", name))
 			if err != nil {
@@ -275,6 +275,7 @@ func TestGatewayManifestsFailClosed(t *testing.T) {
 					switch {
 					case key == "failOpen" && value != false,
 						key == "pathPrefix" && !strings.HasSuffix(said, "/"),
+						strings.HasSuffix(key, "auth-url") && !strings.HasSuffix(said, "/auth/default") && !strings.HasSuffix(said, "/auth/reports"),
 						key == "contextExtensions" && !strings.Contains(said, "name:policy"),
 						key == "context" && said != "map[policy:default]" && said != "map[policy:reports]" && said != "GATEWAY" && !strings.HasPrefix(said, "http."):
 						t.Errorf("%s: got %v", key, value)
@@ -288,14 +289,15 @@ func TestGatewayManifestsFailClosed(t *testing.T) {
 	}
 }
 
-// The snippets of the two Kubernetes gateways that are nginx run in Debian's
-// nginx, in the contexts that they are for.
+// The snippets of the Kubernetes gateways that are nginx run in Debian's nginx,
+// in the contexts that they are for. What ingress-nginx makes of its global-auth
+// keys is put in their place by its documentation.
 func TestNginxSnippetsOfManifests(t *testing.T) {
 	program := need(t, "nginx")
 	issuer, iss := newIssuer(t, "ES256")
 	s := start(t, oneCaller+gatewayPolicies+"issuers:\n"+row("idp", iss))
 	good := issuer.Mint(nil)
-	for _, name := range []string{"gateway-fabric.yaml", "f5-ingress.yaml"} {
+	for _, name := range []string{"gateway-fabric.yaml", "f5-ingress.yaml", "ingress-nginx.yaml"} {
 		t.Run(name, func(t *testing.T) {
 			b := newBackend(t)
 			server, location := snippetsOf(t, filepath.Join("../../deploy/nginx", name))
@@ -375,10 +377,20 @@ func snippetsOf(t *testing.T, path string) (server, location string) {
 	if err := yaml.Unmarshal(text, &tree); err != nil { // the first document
 		t.Fatal(err)
 	}
+	var url, question string // of ingress-nginx
 	eachKey(tree, func(key string, value any) {
 		switch key {
-		case "server-snippets":
+		case "server-snippets", "server-snippet":
 			server += value.(string)
+		case "global-auth-url":
+			url = value.(string)
+		case "global-auth-snippet":
+			question = value.(string)
+		case "global-auth-response-headers":
+			for header := range strings.SplitSeq(value.(string), ",") {
+				name := strings.ToLower(strings.ReplaceAll(header, "-", "_"))
+				location += "auth_request_set $" + name + " $upstream_http_" + name + ";\nproxy_set_header " + header + " $" + name + ";\n"
+			}
 		case "location-snippets":
 			location += value.(string)
 		case "snippets":
@@ -392,6 +404,10 @@ func snippetsOf(t *testing.T, path string) (server, location string) {
 			}
 		}
 	})
+	if url != "" {
+		server += "location = /_introspectd/default {\ninternal;\nproxy_pass_request_body off;\nproxy_set_header Content-Length \"\";\n" + question + "proxy_pass " + url + ";\n}\n"
+		location += "auth_request /_introspectd/default;\n"
+	}
 	if server == "" || location == "" {
 		t.Fatalf("%s: no snippets", path)
 	}
