@@ -151,14 +151,20 @@ func tooDeep(text []byte) bool {
 
 // String returns the string that v is, and false where v is none.
 func String(v jsontext.Value) (string, bool) {
+	s, ok := Text(v)
+	return string(s), ok
+}
+
+// Text is String for those who only look: what it returns may lie in v.
+func Text(v jsontext.Value) ([]byte, bool) {
 	if v.Kind() != '"' {
-		return "", false
+		return nil, false
 	}
 	if bytes.IndexByte(v, '\\') < 0 {
-		return string(v[1 : len(v)-1]), true
+		return v[1 : len(v)-1], true
 	}
 	s, err := jsontext.AppendUnquote(nil, v)
-	return string(s), err == nil
+	return s, err == nil
 }
 
 // Strings returns the elements of the array that v is, and false where v is

@@ -120,7 +120,7 @@ type act func(w http.ResponseWriter, r *http.Request, who *callers.Caller) outco
 // act runs one act of a caller that may do it, and writes its audit line: who,
 // what, result.
 func (o *AdminOptions) act(c *gin.Context, needs callers.Permission, route string, run act) {
-	o.Observer.serve(c.Writer, c.Request, route, func(w http.ResponseWriter, r *http.Request) outcome {
+	o.Observer.serve(c.Writer, c.Request, newEndpoint(route, func(w http.ResponseWriter, r *http.Request) outcome {
 		// A browser that remembers an operator's credentials sends them for
 		// any page that asks.
 		if http.NewCrossOriginProtection().Check(r) != nil {
@@ -147,7 +147,7 @@ func (o *AdminOptions) act(c *gin.Context, needs callers.Permission, route strin
 		}
 		o.Observer.log.InfoContext(r.Context(), "admin act", attrs...)
 		return out
-	})
+	}))
 }
 
 // refresh answers POST /issuers/{name}/refresh; with drop=true no store may bring
@@ -232,7 +232,7 @@ func (o *AdminOptions) explain(w http.ResponseWriter, r *http.Request, _ *caller
 	if bad != nil {
 		return refuse(w, bad)
 	}
-	set, err := claims.Decode(body)
+	set, err := claims.Decode([]byte(body))
 	value, _ := set.Find("token")
 	token, ok := claims.String(value)
 	if err != nil || !ok || len(set) != 1 {

@@ -67,6 +67,7 @@ type API struct {
 	refusals     refusals // of /auth and /ext-authz
 	observer     *Observer
 	ready        func() Readiness
+	gateways     struct{ auth, extAuthz *endpoint }
 	engine       *gin.Engine
 }
 
@@ -97,6 +98,7 @@ func New(o Options) *API {
 	for _, row := range o.Policies {
 		a.policies[row.Name] = compilePolicy(row, a.profiles)
 	}
+	a.gateways.auth, a.gateways.extAuthz = newEndpoint("/auth", a.auth), newEndpoint("/ext-authz", a.extAuthz)
 	a.engine = newEngine(a.observer)
 	a.engine.POST("/introspect", a.observed("/introspect", a.introspect))
 	a.engine.POST("/oauth2/introspect", a.observed("/oauth2/introspect", a.introspect))
@@ -167,25 +169,21 @@ func viewOf(c callers.Claims) introspect.View {
 
 // ServeHTTP dispatches by the raw path, and the rest by gin.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	path, query := rawTarget(r)
-	if path == "/auth" {
-		path = "/auth/default"
+	path, _ := rawTarget(r)
+	switch {
+	case path == "/auth", strings.HasPrefix(path, authPrefix):
+		a.observer.serve(w, r, a.gateways.auth)
+	case path == "/ext-authz", strings.HasPrefix(path, extAuthzPrefix):
+		a.observer.serve(w, r, a.gateways.extAuthz)
+	default:
+		a.engine.ServeHTTP(w, r)
 	}
-	if name, ok := strings.CutPrefix(path, "/auth/"); ok {
-		a.observer.serve(w, r, "/auth", func(w http.ResponseWriter, r *http.Request) outcome {
-			return a.auth(w, r, name, query)
-		})
-		return
-	}
-	if rest, ok := strings.CutPrefix(path+"/", "/ext-authz/"); ok {
-		name, _, _ := strings.Cut(rest, "/")
-		a.observer.serve(w, r, "/ext-authz", func(w http.ResponseWriter, r *http.Request) outcome {
-			return a.extAuthz(w, r, name)
-		})
-		return
-	}
-	a.engine.ServeHTTP(w, r)
 }
+
+const (
+	authPrefix     = "/auth/"
+	extAuthzPrefix = "/ext-authz/"
+)
 
 // rawTarget returns path and query of the request target as they were sent,
 // nothing decoded or cleaned (RFC 9112 section 3.2).

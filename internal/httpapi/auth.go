@@ -16,13 +16,20 @@ import (
 
 // auth answers /auth and /auth/{policy}: 200, 401, 403, and 503 where we could
 // not tell, because nginx makes a 500 of anything else.
-func (a *API) auth(w http.ResponseWriter, r *http.Request, policy, query string) outcome {
+func (a *API) auth(w http.ResponseWriter, r *http.Request) outcome {
+	path, query := rawTarget(r)
+	policy, named := strings.CutPrefix(path, authPrefix)
+	if !named {
+		policy = "default"
+	}
 	return a.gateway(w, r, policy, query, http.StatusUnauthorized)
 }
 
 // extAuthz answers /ext-authz/{policy}/…: RFC 6750 in full. What follows the
 // policy, query included, is the client's own and never read.
-func (a *API) extAuthz(w http.ResponseWriter, r *http.Request, policy string) outcome {
+func (a *API) extAuthz(w http.ResponseWriter, r *http.Request) outcome {
+	path, _ := rawTarget(r)
+	policy, _, _ := strings.Cut(strings.TrimPrefix(path, extAuthzPrefix), "/")
 	return a.gateway(w, r, policy, "", http.StatusBadRequest)
 }
 
@@ -245,11 +252,16 @@ func bearerToken(lines []string) (string, tokenState) {
 func b64token(s string) bool {
 	body := strings.TrimRight(s, "=")
 	for i := 0; i < len(body); i++ {
-		switch c := body[i]; {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.IndexByte("-._~+/", c) >= 0:
-		default:
+		if !b64characters[body[i]] {
 			return false
 		}
 	}
 	return body != ""
 }
+
+var b64characters = func() (t [256]bool) {
+	for _, c := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/") {
+		t[c] = true
+	}
+	return t
+}()

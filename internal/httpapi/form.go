@@ -21,12 +21,11 @@ func eachParameter(form string, each func(name, value string) error) error {
 			continue
 		}
 		name, value, _ := strings.Cut(pair, "=")
-		name, err := url.QueryUnescape(name)
-		if err != nil || !utf8.ValidString(name) {
+		name, ok := unescape(name)
+		if !ok {
 			return errForm
 		}
-		value, err = url.QueryUnescape(value)
-		if err != nil || !utf8.ValidString(value) {
+		if value, ok = unescape(value); !ok {
 			return errForm
 		}
 		if err := each(name, value); err != nil {
@@ -34,6 +33,18 @@ func eachParameter(form string, each func(name, value string) error) error {
 		}
 	}
 	return nil
+}
+
+// unescape decodes a name or a value. One without escapes is itself.
+func unescape(s string) (string, bool) {
+	if strings.IndexByte(s, '%') >= 0 || strings.IndexByte(s, '+') >= 0 {
+		decoded, err := url.QueryUnescape(s)
+		if err != nil {
+			return "", false
+		}
+		s = decoded
+	}
+	return s, utf8.ValidString(s)
 }
 
 // parameter is one that may be sent once.

@@ -55,18 +55,26 @@ func compileHeaders(headers map[string]string) []identityHeader {
 // Beyond maxHeaders the longest value is left empty first, of equal ones the
 // last by name; sub and iss never are. size is what other headers take of it.
 func identity(headers []identityHeader, size int, a introspect.Answer) (values []string, left int, ok bool) {
-	values = make([]string, len(headers))
-	for n, h := range headers {
-		raw := a.Find(h.claim)
-		value, shown := headerValue(raw)
-		if !shown || h.claim == "sub" && len(value) > maxSubject {
+	var room [512]byte
+	var marks [16]int
+	text, ends := room[:0], marks[:0]
+	for _, h := range headers {
+		before := len(text)
+		var shown bool
+		text, shown = appendHeader(text, a.Find(h.claim))
+		if !shown || h.claim == "sub" && len(text)-before > maxSubject {
 			if h.essential {
 				return nil, 0, false
 			}
-			value, left = "", left+1
+			text, left = text[:before], left+1
 		}
-		values[n] = value
-		size += len(h.header) + len(": \r\n") + len(value)
+		ends = append(ends, len(text))
+	}
+	whole, begin := string(text), 0 // all values are parts of one text
+	values = make([]string, len(headers))
+	for n, h := range headers {
+		values[n], begin = whole[begin:ends[n]], ends[n]
+		size += len(h.header) + len(": \r\n") + len(values[n])
 	}
 	for size > maxHeaders {
 		longest := -1
@@ -84,67 +92,52 @@ func identity(headers []identityHeader, size int, a introspect.Answer) (values [
 	return values, left, true
 }
 
-// headerValue renders a claim for a header. An absent claim and null are empty
+// appendHeader renders a claim for a header. An absent claim and null are empty
 // and shown; ok is false for what has no faithful form: objects, control
 // characters, lists of anything but words.
-func headerValue(raw jsontext.Value) (value string, ok bool) {
+func appendHeader(dst []byte, raw jsontext.Value) (rendered []byte, ok bool) {
 	switch raw.Kind() {
 	case jsontext.KindInvalid, 'n':
-		return "", true
+		return dst, true
 	case 't', 'f', '0':
-		return string(raw), true
+		return append(dst, raw...), true
 	case '"':
-		s, _ := claims.String(raw)
-		return headerText(s)
+		text, _ := claims.Text(raw)
+		return appendText(dst, text)
 	case '[':
 		words, ok := claims.Strings(raw)
 		for n, word := range words {
 			// A space inside a word would make two of it.
 			if word == "" || strings.IndexByte(word, ' ') >= 0 {
-				return "", false
+				return dst, false
 			}
-			if words[n], ok = headerText(word); !ok {
-				return "", false
+			if n > 0 {
+				dst = append(dst, ' ')
+			}
+			if dst, ok = appendText(dst, []byte(word)); !ok {
+				return dst, false
 			}
 		}
-		return strings.Join(words, " "), ok
+		return dst, ok
 	}
-	return "", false
+	return dst, false
 }
 
-// headerText spells s in visible ASCII so that no two texts are spelled alike:
+// appendText spells s in visible ASCII so that no two texts are spelled alike:
 // bytes beyond ASCII, percent signs, and spaces at either end (which a
 // recipient trims) are percent-encoded. A text with control characters has no
 // spelling.
-func headerText(s string) (string, bool) {
-	plain := true
-	for i := 0; i < len(s); i++ {
-		c := s[i]
-		if c < ' ' || c == 0x7f {
-			return "", false
-		}
-		if mustEncode(s, i) {
-			plain = false
-		}
-	}
-	if plain {
-		return s, true
-	}
+func appendText(dst, s []byte) (spelled []byte, ok bool) {
 	const hex = "0123456789ABCDEF"
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if mustEncode(s, i) {
-			b.WriteByte('%')
-			b.WriteByte(hex[s[i]>>4])
-			b.WriteByte(hex[s[i]&15])
-		} else {
-			b.WriteByte(s[i])
+	for i, c := range s {
+		switch {
+		case c < ' ' || c == 0x7f:
+			return dst, false
+		case c > '~' || c == '%' || c == ' ' && (i == 0 || i == len(s)-1):
+			dst = append(dst, '%', hex[c>>4], hex[c&15])
+		default:
+			dst = append(dst, c)
 		}
 	}
-	return b.String(), true
-}
-
-func mustEncode(s string, i int) bool {
-	c := s[i]
-	return c > '~' || c == '%' || c == ' ' && (i == 0 || i == len(s)-1)
+	return dst, true
 }

@@ -63,7 +63,7 @@ func (a *API) judge(w http.ResponseWriter, r *http.Request, p parameters, needs 
 	out = out.judged(answer, reason, !refused)
 	out.status = http.StatusOK
 	if refused {
-		respond(w, http.StatusOK, []byte(introspect.Inactive))
+		respond(w, http.StatusOK, inactive)
 		return out
 	}
 	buffer := buffers.Get().(*[]byte)
@@ -73,7 +73,10 @@ func (a *API) judge(w http.ResponseWriter, r *http.Request, p parameters, needs 
 	return out
 }
 
+// buffers hold a body while it is read, and an answer while it is written.
 var buffers = sync.Pool{New: func() any { return new(make([]byte, 0, 4096)) }}
+
+var inactive = []byte(introspect.Inactive)
 
 // check is what the parameters must be once the caller is known. A parameter
 // without a value counts as omitted (RFC 6749 section 3.2), and so does a blank

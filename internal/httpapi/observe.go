@@ -1,16 +1,20 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -21,6 +25,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/time/rate"
 
+	"introspectd/internal/introspect"
 	"introspectd/internal/revoke"
 )
 
@@ -39,7 +44,7 @@ type outcome struct {
 	active    bool
 	issuer    string
 	reason    string
-	ref       string
+	ref       introspect.Ref
 
 	// Of an act that withdraws rights or gives them back: what it went by, and
 	// the ids of the revocations.
@@ -50,17 +55,34 @@ type outcome struct {
 // handler answers one request and says what happened.
 type handler func(http.ResponseWriter, *http.Request) outcome
 
+// endpoint is a handler under the name that it is reported by, with what is
+// made ready for that.
+type endpoint struct {
+	route   string
+	handler handler
+	spans   map[string]string // names of spans, by method
+}
+
+func newEndpoint(route string, h handler) *endpoint {
+	e := &endpoint{route: route, handler: h, spans: make(map[string]string)}
+	for _, method := range methods {
+		e.spans[method] = method + " " + route
+	}
+	return e
+}
+
 // Observer turns outcomes into one log line, one span and a few counts each.
 // It is safe for concurrent use.
 type Observer struct {
 	log        *slog.Logger
 	tracer     trace.Tracer
 	propagator propagation.TextMapPropagator
+	carriers   []string // the headers that a trace context comes in
 	durations  metric.Float64Histogram
-	verdicts   metric.Int64Counter
 	left       metric.Int64Counter
-	requestSet sync.Map // requestKey → []metric.RecordOption
-	verdictSet sync.Map // verdictKey → []metric.AddOption
+	requests   known[requestKey, []metric.RecordOption]
+	verdicts   known[verdictKey, *tally]
+	lines      sync.Pool // of *[]slog.Attr
 	gateways   rate.Sometimes
 }
 
@@ -74,17 +96,33 @@ type verdictKey struct {
 	active         bool
 }
 
+// tally counts the verdicts of one kind.
+type tally struct {
+	atomic.Int64
+	labels metric.ObserveOption
+}
+
 // NewObserver returns an Observer that writes to the given outlets.
 func NewObserver(log *slog.Logger, meter metric.Meter, tracer trace.Tracer, propagator propagation.TextMapPropagator) (*Observer, error) {
 	o := &Observer{log: log, tracer: tracer, propagator: propagator, gateways: rate.Sometimes{Interval: time.Minute}}
+	o.lines.New = func() any { return new(make([]slog.Attr, 0, 16)) }
+	for _, field := range propagator.Fields() {
+		o.carriers = append(o.carriers, http.CanonicalHeaderKey(field))
+	}
 	var err error
 	if o.durations, err = meter.Float64Histogram("http.server.request.duration", metric.WithUnit("s"),
 		metric.WithDescription("Duration of HTTP server requests."),
 		metric.WithExplicitBucketBoundaries(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1, 5)); err != nil {
 		return nil, err
 	}
-	if o.verdicts, err = meter.Int64Counter("introspectd.verdicts",
-		metric.WithDescription("Verdicts on tokens, as their askers were answered.")); err != nil {
+	if _, err = meter.Int64ObservableCounter("introspectd.verdicts",
+		metric.WithDescription("Verdicts on tokens, as their askers were answered."),
+		metric.WithInt64Callback(func(_ context.Context, seen metric.Int64Observer) error {
+			for _, t := range o.verdicts.all() {
+				seen.Observe(t.Load(), t.labels)
+			}
+			return nil
+		})); err != nil {
 		return nil, err
 	}
 	o.left, err = meter.Int64Counter("introspectd.headers_left_empty",
@@ -94,20 +132,38 @@ func NewObserver(log *slog.Logger, meter metric.Meter, tracer trace.Tracer, prop
 
 // gin adapts a handler.
 func (o *Observer) gin(route string, h handler) gin.HandlerFunc {
-	return func(c *gin.Context) { o.serve(c.Writer, c.Request, route, h) }
+	e := newEndpoint(route, h)
+	return func(c *gin.Context) { o.serve(c.Writer, c.Request, e) }
 }
 
-// serve runs h within a span, and reports what happened; a panic is answered
+// serve answers within a span, and reports what happened; a panic is answered
 // 500 and never as a verdict.
-func (o *Observer) serve(w http.ResponseWriter, r *http.Request, route string, h handler) {
-	start := time.Now()
+func (o *Observer) serve(w http.ResponseWriter, r *http.Request, e *endpoint) {
+	start, ctx := time.Now(), r.Context()
+	if o.traced(r.Header) {
+		ctx = o.propagator.Extract(ctx, propagation.HeaderCarrier(r.Header))
+	}
 	method := knownMethod(r.Method)
-	ctx := o.propagator.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
-	ctx, span := o.tracer.Start(ctx, method+" "+route, trace.WithSpanKind(trace.SpanKindServer))
-	defer span.End()
-	out := o.guarded(w, r.WithContext(ctx), h)
-	o.report(ctx, span, requestKey{route, method, out.status}, out, time.Since(start))
+	within, span := o.tracer.Start(ctx, e.spans[method], serverSpan...)
+	if within != r.Context() {
+		r = r.WithContext(within)
+	}
+	out := o.guarded(w, r, e.handler)
+	o.report(within, span, requestKey{e.route, method, out.status}, out, start)
+	span.End()
 }
+
+// traced says whether a request belongs to somebody's trace.
+func (o *Observer) traced(h http.Header) bool {
+	for _, name := range o.carriers {
+		if len(h[name]) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+var serverSpan = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindServer)}
 
 func (o *Observer) guarded(w http.ResponseWriter, r *http.Request, h handler) (out outcome) {
 	defer func() {
@@ -131,10 +187,10 @@ func (o *Observer) guarded(w http.ResponseWriter, r *http.Request, h handler) (o
 func (o *Observer) run(ctx context.Context, carrier propagation.TextMapCarrier, route, method string, work func(context.Context) outcome) {
 	start := time.Now()
 	method = knownMethod(method)
-	ctx, span := o.tracer.Start(o.propagator.Extract(ctx, carrier), method+" "+route, trace.WithSpanKind(trace.SpanKindServer))
+	ctx, span := o.tracer.Start(o.propagator.Extract(ctx, carrier), method+" "+route, serverSpan...)
 	defer span.End()
 	out := o.survived(ctx, work)
-	o.report(ctx, span, requestKey{route, method, out.status}, out, time.Since(start))
+	o.report(ctx, span, requestKey{route, method, out.status}, out, start)
 }
 
 func (o *Observer) survived(ctx context.Context, work func(context.Context) outcome) (out outcome) {
@@ -172,10 +228,11 @@ func requestID(ctx context.Context) string {
 	return hex.EncodeToString(id[:])
 }
 
-func (o *Observer) report(ctx context.Context, span trace.Span, key requestKey, out outcome, took time.Duration) {
-	o.durations.Record(ctx, took.Seconds(), o.requestOptions(key)...)
+func (o *Observer) report(ctx context.Context, span trace.Span, key requestKey, out outcome, start time.Time) {
+	end := time.Now()
+	o.durations.Record(ctx, end.Sub(start).Seconds(), o.requests.of(key, requestLabels)...)
 	if out.isVerdict {
-		o.verdicts.Add(ctx, 1, o.verdictOptions(verdictKey{out.issuer, out.reason, out.active})...)
+		o.verdicts.of(verdictKey{out.issuer, out.reason, out.active}, newTally).Add(1)
 	}
 	if span.IsRecording() {
 		span.SetAttributes(attribute.String("http.request.method", key.method), attribute.String("http.route", key.route),
@@ -188,69 +245,105 @@ func (o *Observer) report(ctx context.Context, span trace.Span, key requestKey, 
 	if key.status >= 500 {
 		level = slog.LevelError
 	}
-	if !o.log.Enabled(ctx, level) {
+	handler := o.log.Handler()
+	if !handler.Enabled(ctx, level) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 15)
-	attrs = append(attrs,
+	attrs := o.lines.Get().(*[]slog.Attr)
+	*attrs = out.appendTo(append((*attrs)[:0],
 		slog.String("route", key.route), slog.String("method", key.method), slog.Int("status", key.status),
-		slog.Float64("duration_ms", float64(took.Microseconds())/1000))
+		slog.Float64("duration_ms", float64(end.Sub(start).Microseconds())/1000)))
+	line := slog.NewRecord(end, level, "request", 0)
+	// A group without a name is as good as its attributes, and is not copied.
+	line.AddAttrs(slog.Attr{Value: slog.GroupValue(*attrs...)})
+	_ = handler.Handle(ctx, line) // as slog.Logger has it: there is nobody to tell
+	o.lines.Put(attrs)
+}
+
+// appendTo appends what a log line says of an outcome.
+func (o *outcome) appendTo(attrs []slog.Attr) []slog.Attr {
 	for _, a := range [...]struct{ key, value string }{
-		{"error", out.code},
-		{"note", out.note},
-		{"caller", out.caller},
-		{"policy", out.policy},
-		{"profile", out.profile},
-		{"issuer", out.issuer},
-		{"reason", out.reason},
-		{"token_ref", out.ref},
+		{"error", o.code},
+		{"note", o.note},
+		{"caller", o.caller},
+		{"policy", o.policy},
+		{"profile", o.profile},
+		{"issuer", o.issuer},
+		{"reason", o.reason},
+		{"token_ref", o.ref.String()},
 	} {
 		if a.value != "" {
 			attrs = append(attrs, slog.String(a.key, a.value))
 		}
 	}
-	if out.isVerdict && out.err == nil {
-		attrs = append(attrs, slog.Bool("active", out.active))
+	if o.isVerdict && o.err == nil {
+		attrs = append(attrs, slog.Bool("active", o.active))
 	}
-	if out.err != nil {
-		attrs = append(attrs, slog.String("cause", out.err.Error()))
+	if o.err != nil {
+		attrs = append(attrs, slog.String("cause", o.err.Error()))
 	}
-	o.log.LogAttrs(ctx, level, "request", attrs...)
+	return attrs
 }
 
-func (o *Observer) requestOptions(k requestKey) []metric.RecordOption {
-	if known, ok := o.requestSet.Load(k); ok {
-		return known.([]metric.RecordOption)
-	}
-	options := []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(
+func requestLabels(k requestKey) []metric.RecordOption {
+	return []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(
 		attribute.String("http.request.method", k.method), attribute.String("http.route", k.route),
 		attribute.Int("http.response.status_code", k.status)))}
-	o.requestSet.Store(k, options)
-	return options
 }
 
-func (o *Observer) verdictOptions(k verdictKey) []metric.AddOption {
-	if known, ok := o.verdictSet.Load(k); ok {
-		return known.([]metric.AddOption)
-	}
-	issuer := k.issuer
-	if issuer == "" {
-		issuer = "unknown"
-	}
-	options := []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(
-		attribute.String("issuer", issuer), attribute.String("active", strconv.FormatBool(k.active)), attribute.String("reason", k.reason)))}
-	o.verdictSet.Store(k, options)
-	return options
+func newTally(k verdictKey) *tally {
+	return &tally{labels: metric.WithAttributeSet(attribute.NewSet(
+		attribute.String("issuer", cmp.Or(k.issuer, "unknown")), attribute.String("active", strconv.FormatBool(k.active)), attribute.String("reason", k.reason)))}
 }
+
+// known holds what was made ready for keys of which there are few. A look at it
+// takes no lock and allocates nothing. The zero value is empty.
+type known[K comparable, V any] struct {
+	made atomic.Pointer[map[K]V]
+	mu   sync.Mutex
+}
+
+// of returns the value of key, which ready makes once.
+func (k *known[K, V]) of(key K, ready func(K) V) V {
+	if v, ok := k.all()[key]; ok {
+		return v
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if v, ok := k.all()[key]; ok {
+		return v
+	}
+	more, v := maps.Clone(k.all()), ready(key)
+	if more == nil {
+		more = make(map[K]V)
+	}
+	more[key] = v
+	k.made.Store(&more)
+	return v
+}
+
+// all must not be changed.
+func (k *known[K, V]) all() map[K]V {
+	if made := k.made.Load(); made != nil {
+		return *made
+	}
+	return nil
+}
+
+// methods are those that labels name.
+var methods = [...]string{
+	http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch,
+	http.MethodDelete, http.MethodConnect, http.MethodOptions, http.MethodTrace, otherMethod,
+}
+
+const otherMethod = "_OTHER"
 
 // knownMethod keeps a label's values few, whatever methods are sent.
 func knownMethod(m string) string {
-	switch m {
-	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch,
-		http.MethodDelete, http.MethodConnect, http.MethodOptions, http.MethodTrace:
+	if slices.Contains(methods[:], m) {
 		return m
 	}
-	return "_OTHER"
+	return otherMethod
 }
 
 func (o *Observer) headersLeft(policy string, n int) {

@@ -159,7 +159,7 @@ func (a *API) profiled(w http.ResponseWriter, r *http.Request, p parameters) out
 	out = out.judged(answer, reason, !refused)
 	out.status = http.StatusOK
 	if refused {
-		respond(w, http.StatusOK, []byte(introspect.Inactive))
+		respond(w, http.StatusOK, inactive)
 		return out
 	}
 	buffer := buffers.Get().(*[]byte)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,9 +53,9 @@ func readForm(w http.ResponseWriter, r *http.Request, orJSON bool) (p parameters
 		}
 	}
 	if isJSON {
-		return p, p.readJSON(body)
+		return p, p.readJSON([]byte(body))
 	}
-	if err := eachParameter(string(body), p.take); err != nil {
+	if err := eachParameter(body, p.take); err != nil {
 		return p, badRequest(err.Error())
 	}
 	return p, nil
@@ -88,30 +89,42 @@ func unsupported(description string) *problem {
 	return &problem{status: http.StatusUnsupportedMediaType, code: "invalid_request", description: description}
 }
 
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *problem) {
-	tooLarge := &problem{status: http.StatusRequestEntityTooLarge, code: "invalid_request", description: "the body is too large"}
+func readBody(w http.ResponseWriter, r *http.Request) (string, *problem) {
 	if r.ContentLength > maxRequest {
 		leaveBody(w, r)
-		return nil, tooLarge
+		return "", tooLarge()
 	}
-	limited := http.MaxBytesReader(w, r.Body, maxRequest)
-	var body []byte
-	var err error
-	if r.ContentLength >= 0 {
-		body = make([]byte, r.ContentLength)
-		_, err = io.ReadFull(limited, body)
-	} else {
-		body, err = io.ReadAll(limited)
+	if r.ContentLength < 0 {
+		return readUndeclared(w, r)
 	}
-	var over *http.MaxBytesError
-	if errors.As(err, &over) {
-		return nil, tooLarge
+	buffer := buffers.Get().(*[]byte)
+	defer buffers.Put(buffer)
+	*buffer = slices.Grow((*buffer)[:0], int(r.ContentLength))
+	body := (*buffer)[:r.ContentLength]
+	if _, err := io.ReadFull(r.Body, body); err != nil {
+		return "", unreadable()
 	}
-	if err != nil {
-		return nil, badRequest("the body can't be read")
-	}
-	return body, nil
+	return string(body), nil
 }
+
+// readUndeclared reads a body whose size isn't known before.
+func readUndeclared(w http.ResponseWriter, r *http.Request) (string, *problem) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+	var over *http.MaxBytesError
+	switch {
+	case errors.As(err, &over):
+		return "", tooLarge()
+	case err != nil:
+		return "", unreadable()
+	}
+	return string(body), nil
+}
+
+func tooLarge() *problem {
+	return &problem{status: http.StatusRequestEntityTooLarge, code: "invalid_request", description: "the body is too large"}
+}
+
+func unreadable() *problem { return badRequest("the body can't be read") }
 
 // leaveBody is for answers that are given without the body's having been read.
 //

@@ -52,7 +52,7 @@ func (o *AdminOptions) withdraw(w http.ResponseWriter, r *http.Request, who *cal
 	if bad != nil {
 		return refuse(w, bad)
 	}
-	wanted, bad := readWithdrawal(body, time.Now())
+	wanted, bad := readWithdrawal([]byte(body), time.Now())
 	if bad != nil {
 		return refuse(w, bad)
 	}

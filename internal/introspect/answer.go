@@ -47,9 +47,20 @@ func (a Answer) Issuer() string {
 // Expires is the token's exp in seconds since 1970, 0 unless it is active.
 func (a Answer) Expires() int64 { return a.expires }
 
-// Ref names the token in log lines without showing it: the first 8 bytes of
-// SHA-256(header.payload) in hex.
-func (a Answer) Ref() string { return hex.EncodeToString(a.input[:8]) }
+// Ref names the token in log lines without showing it.
+func (a Answer) Ref() Ref { return Ref(a.input[:]) }
+
+// Ref is the first 8 bytes of SHA-256(header.payload). The zero Ref names
+// nothing.
+type Ref [8]byte
+
+// String is the hex of r, empty for the zero Ref.
+func (r Ref) String() string {
+	if r == (Ref{}) {
+		return ""
+	}
+	return hex.EncodeToString(r[:])
+}
 
 // Origin is what the answer was made of, as a digest each: the token's header and
 // payload, and the configuration of its issuer. It is nothing unless the token is

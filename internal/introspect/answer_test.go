@@ -190,7 +190,7 @@ func TestExplain(t *testing.T) {
 		ladder(x) != "spelling=ok header=ok payload=ok issuer=ok algorithm=ok type=ok claims=ok key=ok signature=ok times=ok rules=ok audience=failed revocation=not checked" {
 		t.Errorf("another's token: got %+v", x)
 	}
-	if x := in.Explain(t.Context(), token, start); !x.Active || x.TokenRef != f.judge(in, token).Ref() || len(x.Answer) == 0 {
+	if x := in.Explain(t.Context(), token, start); !x.Active || x.TokenRef != f.judge(in, token).Ref().String() || len(x.Answer) == 0 {
 		t.Errorf("a good token: got %+v", x)
 	}
 	x = in.Explain(t.Context(), token, start.Add(2*60*60*1e9))

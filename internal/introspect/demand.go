@@ -1,8 +1,8 @@
 package introspect
 
 import (
+	"bytes"
 	"slices"
-	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -39,7 +39,7 @@ func (d *Demand) Refuses(a Answer) (verify.Reason, bool) {
 		return verify.WrongAudience, true
 	}
 	if len(d.Scopes) > 0 {
-		have, _ := claims.String(a.Find("scope"))
+		have, _ := claims.Text(a.Find("scope"))
 		for _, s := range d.Scopes {
 			if !holds(have, s) {
 				return verify.InsufficientScope, true
@@ -59,21 +59,21 @@ func (d *Demand) audience(a Answer) bool {
 // section 4.1.3).
 func (a Answer) IsFor(audience string) bool {
 	aud := a.Find("aud")
-	if s, ok := claims.String(aud); ok {
-		return s == audience
-	}
-	found := false
-	claims.Elements(aud, func(e jsontext.Value) {
-		s, ok := claims.String(e)
-		found = found || ok && s == audience
-	})
+	found := says(aud, audience)
+	claims.Elements(aud, func(e jsontext.Value) { found = found || says(e, audience) })
 	return found
 }
 
+// says tells whether v is a string with this text.
+func says(v jsontext.Value, text string) bool {
+	s, ok := claims.Text(v)
+	return ok && string(s) == text
+}
+
 // holds says whether scope is one of the scopes in joined.
-func holds(joined, scope string) bool {
-	for s := range strings.SplitSeq(joined, " ") {
-		if s == scope && scope != "" {
+func holds(joined []byte, scope string) bool {
+	for s := range bytes.SplitSeq(joined, []byte(" ")) {
+		if string(s) == scope && scope != "" {
 			return true
 		}
 	}

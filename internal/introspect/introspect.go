@@ -201,29 +201,37 @@ func fingerprintOf(c IssuerConfig) (sum [sha256.Size]byte, err error) {
 // answer names only the token and its issuer: the keys of the issuer, or the
 // list of revocations, can't be relied on (see Unavailable).
 func (in *Introspector) Introspect(ctx context.Context, token string) (Answer, error) {
-	start := time.Now()
-	if !verify.WellSpelled(token) {
-		return Answer{reason: verify.Malformed, input: verify.SigningInput(token)}, nil
+	start := in.now()
+	if len(token) > verify.MaxToken {
+		return malformed(token), nil
 	}
 	key := in.digest(token)
-	if a, ok := in.recall(ctx, key); ok {
-		in.metrics.judged(ctx, pathHit, time.Since(start))
-		return in.unrevoked(a, in.now())
+	if a, ok := in.recall(ctx, key, start); ok {
+		in.metrics.judged(ctx, pathHit, in.now().Sub(start))
+		return in.unrevoked(a, start)
+	}
+	// Looked at only now: what is not well spelled was never remembered.
+	if !verify.WellSpelled(token) {
+		return malformed(token), nil
 	}
 	// The shared work must not die with the first of those who wait for it; its
 	// waits, for keys and for other replicas, have limits of their own.
 	flown, err, _ := in.flights.Do(string(key[:]), func() (any, error) {
-		if a, ok := in.recall(ctx, key); ok {
+		if a, ok := in.recall(ctx, key, in.now()); ok {
 			return landed{a, pathVerified}, nil // another flight landed between our look and this one
 		}
 		return in.judge(context.WithoutCancel(ctx), token, key)
 	})
 	l := flown.(landed)
-	in.metrics.judged(ctx, l.path, time.Since(start))
+	in.metrics.judged(ctx, l.path, in.now().Sub(start))
 	if err != nil {
 		return l.answer, err
 	}
 	return in.unrevoked(l.answer, in.now())
+}
+
+func malformed(token string) Answer {
+	return Answer{reason: verify.Malformed, input: verify.SigningInput(token)}
 }
 
 // landed is what came of a flight, and on which path.
@@ -340,11 +348,11 @@ func earliest(a, b time.Time) time.Time {
 }
 
 // recall returns the answer that this process remembers under key.
-func (in *Introspector) recall(ctx context.Context, key Key) (Answer, bool) {
+func (in *Introspector) recall(ctx context.Context, key Key, now time.Time) (Answer, bool) {
 	if in.store == nil {
 		return Answer{}, false
 	}
-	a, _, ok := in.believe(in.store.Get(ctx, key), in.now())
+	a, _, ok := in.believe(in.store.Get(ctx, key), now)
 	return a, ok
 }
 
@@ -375,21 +383,23 @@ func (in *Introspector) believe(entry []byte, now time.Time) (a Answer, until in
 	return a, e.until, true
 }
 
-// mac is a keyed hash with room for the token it digests.
+// mac is a keyed hash with room for the token it digests, and for its sum.
 type mac struct {
 	hash hash.Hash
 	text []byte
+	sum  Key
 }
 
 // digest is what token is remembered under, and what its flight is called: a
 // collision of either would give one token the answer of another.
-func (in *Introspector) digest(token string) (sum Key) {
+func (in *Introspector) digest(token string) Key {
 	m := in.macs.Get().(*mac)
 	m.text = binary.BigEndian.AppendUint64(m.text[:0], uint64(len(token)))
 	m.text = append(m.text, token...)
 	m.hash.Reset()
 	m.hash.Write(m.text)
-	m.hash.Sum(sum[:0])
+	m.hash.Sum(m.sum[:0])
+	sum := m.sum
 	in.macs.Put(m)
 	return sum
 }
