@@ -15,6 +15,16 @@
 // 3.10). Read is that part alone, for those who would ask elsewhere before they
 // pay for a signature. Dates are judged after the signature, so that "expired"
 // is only ever said of a genuine token.
+//
+// Dear signatures are checked in turns. A check by ES512 or RSA-4096 takes ten to
+// fifty times as long as one by RS256, and whoever has such a token, or the
+// kid for a forged one, can send for as many as there are processors. So half of
+// them is the most that dear checks get, issuers take turns, and what has no turn
+// within a second is an error: we could not tell. Others never wait. On one
+// processor, where half is not to be had, each dear check first lets everything
+// else run that is ready, and what has arrived. Cost: with nothing else to do,
+// half of the processors stay idle in a flood of dear tokens; and a token that is
+// forged under an issuer's dear key takes turns of that issuer's good ones.
 package verify
 
 import (
@@ -82,11 +92,13 @@ type Verdict struct {
 // use.
 type Verifier struct {
 	issuers map[string]*Issuer
+	turns   *Turns
 }
 
-// New returns a Verifier that trusts the given issuers, whose iss differ.
-func New(issuers ...*Issuer) (*Verifier, error) {
-	v := &Verifier{issuers: make(map[string]*Issuer, len(issuers))}
+// New returns a Verifier that trusts the given issuers, whose iss differ, and
+// takes the given turns.
+func New(turns *Turns, issuers ...*Issuer) (*Verifier, error) {
+	v := &Verifier{issuers: make(map[string]*Issuer, len(issuers)), turns: turns}
 	for _, i := range issuers {
 		if i.config.Issuer == "" || v.issuers[i.config.Issuer] != nil {
 			return nil, fmt.Errorf("issuer %q is empty or configured twice", i.config.Issuer)
@@ -97,7 +109,9 @@ func New(issuers ...*Issuer) (*Verifier, error) {
 }
 
 // Verify judges token as of now. An error means that we could not tell: its
-// issuer has no usable keys (jwks.ErrUnavailable).
+// issuer has no usable keys (jwks.ErrUnavailable), or its signature had no turn
+// to be checked (ErrOverloaded). ctx ends the wait for a turn alone: that for
+// keys has its own limit, and others may share it.
 func (v *Verifier) Verify(ctx context.Context, token string, now time.Time) (Verdict, error) {
 	return v.Read(token).Verify(ctx, now)
 }
@@ -106,6 +120,7 @@ func (v *Verifier) Verify(ctx context.Context, token string, now time.Time) (Ver
 // the time.
 type Reading struct {
 	verdict   Verdict // final where it has a reason
+	turns     *Turns
 	set       claims.Set
 	method    jwt.SigningMethod
 	input     string // header.payload
@@ -117,7 +132,7 @@ func (r *Reading) Refused() bool { return r.verdict.Reason != NoReason }
 
 // Read takes token apart and refuses what no key could save.
 func (v *Verifier) Read(token string) *Reading {
-	r := &Reading{}
+	r := &Reading{turns: v.turns}
 	r.verdict = r.read(v, token)
 	return r
 }
@@ -182,7 +197,7 @@ func (r *Reading) Verify(ctx context.Context, now time.Time) (Verdict, error) {
 		out.KeyAsOf = time.Unix(out.Expires, 0)
 	}
 	var err error
-	out.Key, err = issuer.keys.Find(ctx, out.Kid, out.Alg, out.KeyAsOf, mayFetch)
+	out.Key, err = issuer.keys.Find(context.WithoutCancel(ctx), out.Kid, out.Alg, out.KeyAsOf, mayFetch)
 	if err != nil {
 		out.Step = KeyFound
 		return out, fmt.Errorf("looking for a key of issuer %s: %w", issuer.config.Name, err)
@@ -197,7 +212,12 @@ func (r *Reading) Verify(ctx context.Context, now time.Time) (Verdict, error) {
 	if !ok {
 		return out.refuse(Malformed, Spelling, "the signature is not canonical base64url"), nil
 	}
-	if r.method.Verify(r.input, sig, out.Key.Public) != nil {
+	genuine, err := r.genuine(ctx, sig, out.Key)
+	if err != nil {
+		out.Step = Signature
+		return out, err
+	}
+	if !genuine {
 		return out.refuse(BadSignature, Signature, "the signature does not match"), nil
 	}
 
@@ -206,6 +226,20 @@ func (r *Reading) Verify(ctx context.Context, now time.Time) (Verdict, error) {
 	}
 	out.Active, out.Step, out.Claims = true, Done, r.set
 	return out, nil
+}
+
+// genuine says whether the signature is that of key, in its turn where it is dear
+// to check.
+func (r *Reading) genuine(ctx context.Context, signature []byte, key *jwks.Key) (bool, error) {
+	if dear(r.verdict.Alg, key.Public) {
+		issuer := r.verdict.Issuer.config.Name
+		end, err := r.turns.Take(ctx, issuer)
+		if err != nil {
+			return false, fmt.Errorf("checking a signature of issuer %s: %w", issuer, err)
+		}
+		defer end()
+	}
+	return r.method.Verify(r.input, signature, key.Public) == nil, nil
 }
 
 func (v Verdict) refuse(r Reason, s Step, detail string) Verdict {
