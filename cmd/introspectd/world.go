@@ -80,7 +80,8 @@ func (t *task) end() {
 }
 
 // process is what outlives configurations: a reload carries over keys of the
-// same source, remembered verdicts and the memory of wrong guesses.
+// same source, remembered verdicts, turns at verifying and the memory of wrong
+// guesses.
 type process struct {
 	log          *slog.Logger
 	telemetry    *telemetry.Telemetry
@@ -88,6 +89,7 @@ type process struct {
 	observer     *httpapi.Observer
 	gate         *httpapi.Gate
 	limits       *callers.Limits
+	turns        *verify.Turns
 	kept         *stores
 	current      atomic.Pointer[world]
 	reloaded     atomic.Int64
@@ -102,6 +104,9 @@ func newProcess(tel *telemetry.Telemetry, certificates *listen.Certificates, kep
 	kept.onDrop(p.prune)
 	p.reloaded.Store(1)
 	var err error
+	if p.turns, err = verify.NewTurns(0, tel.Meter); err != nil {
+		return nil, err
+	}
 	if p.observer, err = httpapi.NewObserver(tel.Log, tel.Meter, tel.Tracer, tel.Propagator); err != nil {
 		return nil, err
 	}
@@ -227,7 +232,7 @@ func (p *process) build(cfg *config.Config, before *world) (*world, error) {
 		w.keys[row.Name] = k
 		issuers = append(issuers, introspect.Issuer{Config: row, Verifier: verify.NewIssuer(row.Config, k.keys)})
 	}
-	options := introspect.Options{Cache: cfg.Cache, DigestKey: p.kept.digestKey, Revocations: p.kept.revocations, Meter: p.telemetry.Meter}
+	options := introspect.Options{Cache: cfg.Cache, DigestKey: p.kept.digestKey, Revocations: p.kept.revocations, Turns: p.turns, Meter: p.telemetry.Meter}
 	if p.kept.redis != nil {
 		options.Shared = p.kept.redis.Verdicts()
 	}

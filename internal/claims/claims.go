@@ -19,6 +19,8 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"strings"
+	"sync"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -85,7 +87,23 @@ func Decode(text []byte) (Set, error) {
 	if tooDeep(text) {
 		return nil, errDepth
 	}
-	d := jsontext.NewDecoder(bytes.NewBuffer(text))
+	r := readers.Get().(*reader)
+	defer readers.Put(r)
+	return r.read(text)
+}
+
+// reader is a decoder with its memory of names, which is most of what one costs.
+type reader struct {
+	text    bytes.Buffer
+	decoder jsontext.Decoder
+}
+
+var readers = sync.Pool{New: func() any { return new(reader) }}
+
+func (r *reader) read(text []byte) (Set, error) {
+	r.text = *bytes.NewBuffer(text)
+	d := &r.decoder
+	d.Reset(&r.text)
 	if d.PeekKind() != '{' {
 		return nil, errObject
 	}
@@ -94,11 +112,11 @@ func Decode(text []byte) (Set, error) {
 	}
 	set := make(Set, 0, 16)
 	for d.PeekKind() != '}' {
-		name, err := d.ReadToken()
+		name, err := d.ReadValue()
 		if err != nil {
 			return nil, err
 		}
-		m := Member{Name: name.String()}
+		m := Member{Name: nameOf(name)}
 		value, err := d.ReadValue()
 		if err != nil {
 			return nil, err
@@ -124,6 +142,27 @@ func Decode(text []byte) (Set, error) {
 		}
 	}
 	return set, nil
+}
+
+// usual are names that most tokens have: each is one string for all of them.
+var usual = func() map[string]string {
+	names := map[string]string{}
+	for _, name := range strings.Fields("alg kid typ iss sub aud exp nbf iat jti azp scope scp client_id cid sid acr amr auth_time cnf name email email_verified preferred_username given_name family_name realm_access resource_access session_state tid oid roles groups ver aut") {
+		names[name] = name
+	}
+	return names
+}()
+
+// nameOf is the name that a JSON string spells.
+func nameOf(quoted jsontext.Value) string {
+	if inner := quoted[1 : len(quoted)-1]; bytes.IndexByte(inner, '\\') < 0 {
+		if name, ok := usual[string(inner)]; ok {
+			return name
+		}
+		return string(inner)
+	}
+	name, _ := String(quoted)
+	return name
 }
 
 // tooDeep counts brackets outside strings, before a parser spends memory on
@@ -181,23 +220,46 @@ func Strings(v jsontext.Value) ([]string, bool) {
 }
 
 // Elements calls each with every element of the array that v is, in order, and
-// returns false where v is none. The element must not be kept.
+// returns false where v is none. v is a member's value, or a part of one; the
+// element must not be kept.
 func Elements(v jsontext.Value, each func(jsontext.Value)) bool {
-	if v.Kind() != '[' {
+	if len(v) < 2 || v[0] != '[' {
 		return false
 	}
-	d := jsontext.NewDecoder(bytes.NewBuffer(v))
-	if _, err := d.ReadToken(); err != nil {
-		return false
-	}
-	for d.PeekKind() != ']' {
-		e, err := d.ReadValue()
-		if err != nil {
+	for rest := v[1:]; rest[0] != ']'; {
+		n := valueLength(rest)
+		if n == 0 || n == len(rest) {
 			return false
 		}
-		each(e)
+		each(rest[:n:n])
+		if rest = rest[n:]; rest[0] == ',' && len(rest) > 1 {
+			rest = rest[1:]
+		}
 	}
 	return true
+}
+
+// valueLength is the length of the value that text begins with, where text is
+// the rest of compact JSON: what ends a value stands outside its strings and
+// brackets.
+func valueLength(text []byte) int {
+	depth, quoted := 0, false
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case depth == 0 && (c == ',' || c == ']' || c == '}'):
+			return i
+		case c == '[' || c == '{':
+			depth++
+		case c == ']' || c == '}':
+			depth--
+		}
+	}
+	return len(text)
 }
 
 // Empty says whether v is an object or array without content.

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"introspectd/internal/claims"
 )
 
@@ -85,6 +87,45 @@ func TestStrings(t *testing.T) {
 			t.Errorf("%s: got %q, want a refusal", v, got)
 		}
 	}
+}
+
+func TestElements(t *testing.T) {
+	for text, want := range map[string]string{
+		`[]`: ``, `[1]`: `1`, `[null,true,-1.5e3]`: `null|true|-1.5e3`, `["a","b,]}","\"","\\\\"]`: `"a"|"b,]}"|"\""|"\\\\"`,
+		`[{"a":[1,{"b":"]"}]},[],[[2]],{}]`: `{"a":[1,{"b":"]"}]}|[]|[[2]]|{}`,
+	} {
+		var got []string
+		if !claims.Elements([]byte(text), func(v jsontext.Value) { got = append(got, string(v)) }) || strings.Join(got, "|") != want {
+			t.Errorf("%s: got %q, want %s", text, got, want)
+		}
+	}
+	for _, v := range []string{``, `[`, `{}`, `"a"`, `1`, `null`, `[1`, `["a`, `[,1]`, `["a\`, `[[]`, `[1,`} {
+		if claims.Elements([]byte(v), func(jsontext.Value) {}) {
+			t.Errorf("%s: got an array", v)
+		}
+	}
+}
+
+// What is read of an array is what a decoder reads, and anything may be tried.
+func FuzzElements(f *testing.F) {
+	f.Add([]byte(`["a",{"b":[1,"\\"]},[],null,-1e5]`))
+	f.Add([]byte(`[1,`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var got []string
+		ok := claims.Elements(text, func(v jsontext.Value) { got = append(got, string(v)) })
+		set, err := claims.Decode([]byte(`{"v":` + string(text) + `}`))
+		if err != nil || len(set) != 1 {
+			return // no value of a member
+		}
+		v := set[0].Value
+		got = nil
+		if ok = claims.Elements(v, func(e jsontext.Value) { got = append(got, string(e)) }); ok != (v.Kind() == '[') {
+			t.Fatalf("%s: an array: got %t", v, ok)
+		}
+		if ok && "["+strings.Join(got, ",")+"]" != string(v) {
+			t.Fatalf("%s: got %q", v, got)
+		}
+	})
 }
 
 func FuzzDecode(f *testing.F) {

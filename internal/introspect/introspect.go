@@ -60,7 +60,6 @@ import (
 	"github.com/go-json-experiment/json"
 	jsonv1 "github.com/go-json-experiment/json/v1"
 	"go.opentelemetry.io/otel/metric"
-	"golang.org/x/sync/singleflight"
 
 	"introspectd/internal/revoke"
 	"introspectd/internal/transform"
@@ -111,7 +110,10 @@ type Options struct {
 	DigestKey []byte
 	// Revocations is what has been withdrawn; nil means that nothing ever is.
 	Revocations *revoke.List
-	Meter       metric.Meter
+	// Turns are those of the process at checking dear signatures; nil means its
+	// own.
+	Turns *verify.Turns
+	Meter metric.Meter
 	// Now is the clock that dates are held against; nil means time.Now.
 	Now func() time.Time
 }
@@ -126,7 +128,7 @@ type Introspector struct {
 	store         Cache
 	shared        *shared // nil for none
 	revocations   *revoke.List
-	flights       singleflight.Group
+	flights       flights
 	macs          sync.Pool
 	now           func() time.Time
 	metrics       metrics
@@ -157,7 +159,12 @@ func New(issuers []Issuer, o Options) (*Introspector, error) {
 		verifiers = append(verifiers, row.Verifier)
 	}
 	var err error
-	if in.verifier, err = verify.New(verifiers...); err != nil {
+	if o.Turns == nil {
+		if o.Turns, err = verify.NewTurns(0, o.Meter); err != nil {
+			return nil, err
+		}
+	}
+	if in.verifier, err = verify.New(o.Turns, verifiers...); err != nil {
 		return nil, err
 	}
 	key := o.DigestKey
@@ -199,7 +206,8 @@ func fingerprintOf(c IssuerConfig) (sum [sha256.Size]byte, err error) {
 
 // Introspect judges token. An error means that we could not tell, and then the
 // answer names only the token and its issuer: the keys of the issuer, or the
-// list of revocations, can't be relied on (see Unavailable).
+// list of revocations, can't be relied on, or there was no turn to check a
+// signature (see Unavailable).
 func (in *Introspector) Introspect(ctx context.Context, token string) (Answer, error) {
 	start := in.now()
 	if len(token) > verify.MaxToken {
@@ -214,17 +222,15 @@ func (in *Introspector) Introspect(ctx context.Context, token string) (Answer, e
 	if !verify.WellSpelled(token) {
 		return malformed(token), nil
 	}
-	// The shared work must not die with the first of those who wait for it; its
-	// waits, for keys and for other replicas, have limits of their own.
-	flown, err, _ := in.flights.Do(string(key[:]), func() (any, error) {
+	l, err := in.flights.do(ctx, key, func() (landed, error) {
 		if a, ok := in.recall(ctx, key, in.now()); ok {
 			return landed{a, pathVerified}, nil // another flight landed between our look and this one
 		}
-		return in.judge(context.WithoutCancel(ctx), token, key)
+		return in.judge(ctx, token, key)
 	})
-	l := flown.(landed)
 	in.metrics.judged(ctx, l.path, in.now().Sub(start))
 	if err != nil {
+		l.answer.input = verify.SigningInput(token)
 		return l.answer, err
 	}
 	return in.unrevoked(l.answer, in.now())
@@ -232,12 +238,6 @@ func (in *Introspector) Introspect(ctx context.Context, token string) (Answer, e
 
 func malformed(token string) Answer {
 	return Answer{reason: verify.Malformed, input: verify.SigningInput(token)}
-}
-
-// landed is what came of a flight, and on which path.
-type landed struct {
-	answer Answer
-	path   path
 }
 
 // judge finds out about a token of which nothing is remembered: from the other
@@ -259,7 +259,7 @@ func (in *Introspector) judge(ctx context.Context, token string, key Key) (lande
 	start, now := time.Now(), in.now()
 	verdict, err := reading.Verify(ctx, now)
 	if err != nil {
-		return landed{Answer{issuer: in.byVerifier[verdict.Issuer], input: verify.SigningInput(token)}, pathVerified}, err
+		return landed{Answer{issuer: in.byVerifier[verdict.Issuer]}, pathVerified}, err
 	}
 	a, entry, lifetime := in.answer(ctx, token, verdict, now)
 	took := time.Since(start)

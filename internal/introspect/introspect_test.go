@@ -47,6 +47,7 @@ type fixture struct {
 	others  introspect.Cache
 	sharing introspect.Sharing
 	meter   metric.Meter
+	turns   *verify.Turns // nil for their own
 }
 
 // counted is the process's store with its uses counted.
@@ -114,7 +115,7 @@ func (f *fixture) introspector(change func(*introspect.IssuerConfig)) *introspec
 	}
 	o := introspect.Options{
 		Cache:     introspect.CacheConfig{Verdicts: introspect.VerdictsConfig{TTL: 5 * time.Minute, InactiveTTL: 10 * time.Second, Shared: f.sharing}},
-		DigestKey: f.key, Meter: f.meter, Now: f.clock, Revocations: f.list, Shared: f.others,
+		DigestKey: f.key, Meter: f.meter, Now: f.clock, Revocations: f.list, Shared: f.others, Turns: f.turns,
 	}
 	if f.store != nil {
 		o.Store = f.store

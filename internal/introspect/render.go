@@ -110,26 +110,34 @@ func (d *document) addString(name, value string) {
 	if value == "" {
 		return
 	}
-	quoted, err := jsontext.AppendQuote(nil, value)
-	if err == nil { // claims are valid UTF-8
-		d.add(name, quoted)
-	}
+	d.begin(name)
+	d.body, _ = jsontext.AppendQuote(d.body, value) // claims are valid UTF-8
+	d.end()
 }
 
 func (d *document) addSeconds(name string, seconds int64, present bool) {
 	if present {
-		d.add(name, strconv.AppendInt(nil, seconds, 10))
+		d.begin(name)
+		d.body = strconv.AppendInt(d.body, seconds, 10)
+		d.end()
 	}
 }
 
-// add appends one member. Ends wrap around in a body beyond maxBody, which is
-// never shown.
 func (d *document) add(name string, value jsontext.Value) {
+	d.begin(name)
+	d.body = append(d.body, value...)
+	d.end()
+}
+
+// begin appends a member's name; its value follows, and then end. Ends wrap
+// around in a body beyond maxBody, which is never shown.
+func (d *document) begin(name string) {
 	if len(d.spans) > 0 {
 		d.body = append(d.body, ',')
 	}
 	d.body, _ = jsontext.AppendQuote(d.body, name) // names are valid UTF-8
-	nameEnd := len(d.body) - 1
-	d.body = append(append(d.body, ':'), value...)
-	d.spans = append(d.spans, span{uint16(nameEnd), uint16(len(d.body))})
+	d.spans = append(d.spans, span{name: uint16(len(d.body) - 1)})
+	d.body = append(d.body, ':')
 }
+
+func (d *document) end() { d.spans[len(d.spans)-1].value = uint16(len(d.body)) }

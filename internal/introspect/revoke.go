@@ -70,8 +70,11 @@ func text(set claims.Set, name string) string {
 // Unavailable is the label of an error of Introspect: what could not be relied
 // on. It is never a verdict's reason.
 func Unavailable(err error) string {
-	if errors.Is(err, revoke.ErrUnavailable) {
+	switch {
+	case errors.Is(err, revoke.ErrUnavailable):
 		return "revocation_unavailable"
+	case errors.Is(err, verify.ErrOverloaded):
+		return "overloaded"
 	}
 	return "keys_unavailable"
 }

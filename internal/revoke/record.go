@@ -58,13 +58,14 @@ func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
 // Of is the identity of an issuer's tokens by value: by kind, iss and value.
 func Of(kind Kind, iss, value string) ID {
-	h := sha256.New()
-	h.Write([]byte{byte(kind)})
-	for _, part := range []string{iss, value} {
-		h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(part))))
-		h.Write([]byte(part))
+	var room [512]byte // for all but the largest, so that nothing is allocated
+	text := append(room[:0], byte(kind))
+	for _, part := range [...]string{iss, value} {
+		text = binary.BigEndian.AppendUint64(text, uint64(len(part)))
+		text = append(text, part...)
 	}
-	return ID(h.Sum(nil))
+	sum := sha256.Sum256(text)
+	return ID(sum[:])
 }
 
 // OfKey is the identity of what a key of an issuer signed, by its RFC 7638

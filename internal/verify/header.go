@@ -2,7 +2,9 @@ package verify
 
 import (
 	"encoding/base64"
+	"hash/maphash"
 	"strings"
+	"sync/atomic"
 
 	"introspectd/internal/claims"
 )
@@ -14,6 +16,47 @@ const maxKid = 256
 type header struct {
 	alg, kid, typ string
 	hasTyp        bool
+	mediaType     string // that typ means, with hasTyp
+}
+
+// headers knows the headers of genuine tokens by their whole segments, because an
+// issuer's tokens have the same for as long as it signs by one key. It keeps one
+// for each place, so that nothing makes it grow, and forged tokens add nothing.
+// It is safe for concurrent use.
+type headers struct {
+	seed   maphash.Seed
+	places [256]atomic.Pointer[knownHeader]
+}
+
+type knownHeader struct {
+	segment string
+	header  header
+}
+
+// maxKnownHeader is the length beyond which a segment is not kept.
+const maxKnownHeader = 1 << 10
+
+func (h *headers) place(segment string) *atomic.Pointer[knownHeader] {
+	return &h.places[maphash.String(h.seed, segment)%uint64(len(h.places))]
+}
+
+// read reads the header segment, as readHeader does.
+func (h *headers) read(segment string) (_ header, problem string) {
+	if known := h.place(segment).Load(); known != nil && known.segment == segment {
+		return known.header, ""
+	}
+	return readHeader(segment)
+}
+
+// keep remembers the header of a genuine token.
+func (h *headers) keep(segment string, is header) {
+	if len(segment) > maxKnownHeader {
+		return
+	}
+	place := h.place(segment)
+	if known := place.Load(); known == nil || known.segment != segment {
+		place.Store(&knownHeader{strings.Clone(segment), is}) // the token itself is not kept
+	}
 }
 
 var strict = base64.RawURLEncoding.Strict()
@@ -49,6 +92,7 @@ func readHeader(segment string) (h header, problem string) {
 		case "typ":
 			h.hasTyp = true
 			h.typ, _ = claims.String(m.Value)
+			h.mediaType = mediaType(h.typ)
 		case "crit", "zip", "b64":
 			// RFC 7515 section 4.1.11: an extension that is not understood
 			// makes the token invalid, and we understand none. zip inflates
@@ -76,11 +120,11 @@ func mediaType(s string) string {
 // wrongType returns why this is not an access token, empty when it may be one
 // (RFC 9068 section 4; RFC 8725 sections 3.11 and 3.12).
 func (i *Issuer) wrongType(h header, set claims.Set) string {
-	if h.hasTyp && mediaType(h.typ) == "application/at+jwt" {
+	if h.hasTyp && h.mediaType == "application/at+jwt" {
 		if i.config.TokenTypes == Strict {
 			return ""
 		}
-	} else if i.config.TokenTypes == Strict || h.hasTyp && mediaType(h.typ) != "application/jwt" {
+	} else if i.config.TokenTypes == Strict || h.hasTyp && h.mediaType != "application/jwt" {
 		return "typ is not that of an access token"
 	}
 	payloadType := ""

@@ -209,6 +209,7 @@ func audience(v jsontext.Value) bool {
 	if v.Kind() == '"' {
 		return true
 	}
-	_, ok := claims.Strings(v)
-	return ok
+	texts := true
+	list := claims.Elements(v, func(e jsontext.Value) { texts = texts && e.Kind() == '"' })
+	return list && texts
 }

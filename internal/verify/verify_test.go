@@ -52,7 +52,7 @@ func newWorld(t testing.TB, change func(*verify.Config)) *world {
 		change(&configA)
 	}
 	var err error
-	w.verifier, err = verify.New(issuer(t, configA), issuer(t, config("b", issB, keyFile(t, w.b.JWKS()))))
+	w.verifier, err = verify.New(turns(t), issuer(t, configA), issuer(t, config("b", issB, keyFile(t, w.b.JWKS()))))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -348,18 +348,18 @@ func TestKeyIsBoundToItsAlgorithm(t *testing.T) {
 func TestTokenWithoutAKid(t *testing.T) {
 	idp := devissuer.New(issA, "ES256")
 	key := idp.Key("ES256")
-	one, err := verify.New(issuer(t, config("a", issA, keyFile(t, idp.JWKS()))))
+	one, err := verify.New(turns(t), issuer(t, config("a", issA, keyFile(t, idp.JWKS()))))
 	if err != nil {
 		t.Fatal(err)
 	}
 	demanding := config("a", issA, keyFile(t, idp.JWKS()))
 	demanding.Keys.KidRequired = true
-	required, err := verify.New(issuer(t, demanding))
+	required, err := verify.New(turns(t), issuer(t, demanding))
 	if err != nil {
 		t.Fatal(err)
 	}
 	idp.AddKey(devissuer.NewKey("ES256"))
-	two, err := verify.New(issuer(t, config("a", issA, keyFile(t, idp.JWKS()))))
+	two, err := verify.New(turns(t), issuer(t, config("a", issA, keyFile(t, idp.JWKS()))))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -607,7 +607,7 @@ func TestNoFetchForATokenThatIsRefusedAnyway(t *testing.T) {
 	defer server.Close()
 	c := config("a", issA)
 	c.Keys.JWKSURL = server.URL
-	verifier, err := verify.New(issuer(t, c))
+	verifier, err := verify.New(turns(t), issuer(t, c))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -634,7 +634,7 @@ func TestNoFetchForATokenThatIsRefusedAnyway(t *testing.T) {
 func TestNoKeysMeansWeCouldNotTell(t *testing.T) {
 	c := config("a", issA)
 	c.Keys.JWKSURL = "http://127.0.0.1:1/jwks.json"
-	verifier, err := verify.New(issuer(t, c))
+	verifier, err := verify.New(turns(t), issuer(t, c))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -691,7 +691,7 @@ func TestCheck(t *testing.T) {
 		}
 	}
 	i := issuer(t, config("a", issA, keyFile(t, sharedA().JWKS())))
-	if _, err := verify.New(i, i); err == nil {
+	if _, err := verify.New(turns(t), i, i); err == nil {
 		t.Error("two issuers of one iss were taken")
 	}
 }
