@@ -231,6 +231,7 @@ func (b *bench) turn(ctx context.Context, l *lane, f *figure) error {
 		}
 		s, err := load{
 			address: l.server.address, connections: b.connections, requests: l.requests, once: l.once, right: l.right, length: length, rate: b.rate, from: l.next,
+			awake: b.loadCPU >= 0 && len(b.redises) == 0, // which share its processor
 		}.run(ctx, b.loadCPU)
 		if err != nil {
 			return fmt.Errorf("%w\n%s", err, &l.server.log)
