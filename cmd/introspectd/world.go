@@ -102,7 +102,7 @@ func newProcess(tel *telemetry.Telemetry, certificates *listen.Certificates, kep
 	kept.onDrop(p.prune)
 	p.reloaded.Store(1)
 	var err error
-	if p.observer, err = httpapi.NewObserver(tel.Log, tel.Meter, tel.Tracer, tel.Propagator); err != nil {
+	if p.observer, err = httpapi.NewObserver(tel.Log, tel.Access, tel.Meter, tel.Tracer, tel.Propagator); err != nil {
 		return nil, err
 	}
 	return p, p.gauges(tel.Meter)
