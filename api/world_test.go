@@ -128,7 +128,7 @@ func newWorldThatKeeps(t *testing.T, dir string, kept revoke.Options, change fun
 	tel, err := telemetry.New(t.Context(), cfg.Telemetry, telemetry.Options{LogTo: io.Discard, Version: "test"})
 	must(t, err)
 	t.Cleanup(func() { _ = tel.Shutdown(context.Background()) }) // nothing is exported
-	observer, err := httpapi.NewObserver(tel.Log, tel.Meter, tel.Tracer, tel.Propagator)
+	observer, err := httpapi.NewObserver(tel.Log, tel.Access, tel.Meter, tel.Tracer, tel.Propagator)
 	must(t, err)
 
 	kept.Config, kept.Log, kept.Meter = cfg.Revocation, tel.Log, tel.Meter

@@ -258,6 +258,7 @@ func (b *bench) ask(ctx context.Context, l *lane, length time.Duration) (sum see
 		s, err := load{
 			address: r.address, connections: b.connections, requests: l.requests, once: l.once, right: l.right,
 			length: length / time.Duration(len(replicas)), rate: b.rate, from: l.next,
+			awake: b.loadCPU >= 0 && len(b.redises) == 0, // which share its processor
 		}.run(ctx, b.loadCPU)
 		if err != nil {
 			return sum, fmt.Errorf("%w\n%s", err, &r.log)

@@ -171,7 +171,7 @@ func (p *loop) run(ctx context.Context) error {
 // at all: a thread that sleeps until the next is due wakes up some 60 µs late,
 // which is more than what is measured.
 func (p *loop) patience() int {
-	if p.rate > 0 {
+	if p.rate > 0 || p.awake {
 		return 0
 	}
 	return 100

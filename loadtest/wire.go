@@ -27,6 +27,9 @@ type load struct {
 	// stalls is charged for all that had to wait. 0 is a closed loop: each
 	// connection sends when its last request is answered.
 	rate float64
+	// awake keeps the load from sleeping while it waits. Otherwise the server
+	// pays for waking it with each answer, the more often the slower it is itself.
+	awake bool
 }
 
 // answer is one response, valid until the next.

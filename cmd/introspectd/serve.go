@@ -137,6 +137,9 @@ func serve(ctx context.Context, cfg *config.Config, s serving) error {
 	besideCtx, stop := context.WithCancel(ctx)
 	defer stop()
 	beside.Go(func() { p.watch(besideCtx, hangups, s.load) })
+	if collectsByItself(s.t.env) {
+		beside.Go(func() { (&collecting{caches: p.caches}).run(besideCtx) })
+	}
 	if s.started != nil {
 		beside.Go(func() { s.started(besideCtx, p) })
 	}

@@ -647,13 +647,29 @@ func TestSpansReachACollector(t *testing.T) {
 	if strings.Contains(span.String(), token) {
 		t.Errorf("the span shows the token: %s", span)
 	}
+	s.eventually("the line is there", func() bool { return len(s.lines("request")) > 0 })
 	lines := s.lines("request")
 	if len(lines) != 1 || lines[0]["trace_id"] != traceID || lines[0]["span_id"] != hex.EncodeToString(span.SpanId) {
 		t.Errorf("log: got %v, want one line with the trace's id and the span's", lines)
 	}
+
+	// A failure is traced, whoever asks and however few are drawn.
+	s.write(callerAndPolicy + "telemetry: {traces: {sample: 0}}\nissuers:\n" + row("idp", iss))
+	s.signal(syscall.SIGHUP)
+	s.eventually("the reload is done", func() bool { return len(s.lines("reloaded")) > 0 })
+	s.auth(token)
+	if got := s.status(s.URL + "/auth/of-nobody"); got != http.StatusServiceUnavailable {
+		t.Errorf("no such policy: got %d, want 503", got)
+	}
 	s.signal(syscall.SIGTERM)
 	if got := s.exit(); got != exitOK {
 		t.Errorf("exit status: got %d, want 0", got)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if failure := spans[len(spans)-1]; len(spans) != 2 || failure.Status.GetCode() != trace.Status_STATUS_CODE_ERROR ||
+		failure.EndTimeUnixNano <= failure.StartTimeUnixNano || !strings.Contains(failure.String(), "error.type") {
+		t.Errorf("got %d spans, the last %s, want one more, of the failure", len(spans), failure)
 	}
 }
 

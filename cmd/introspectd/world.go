@@ -107,7 +107,7 @@ func newProcess(tel *telemetry.Telemetry, certificates *listen.Certificates, kep
 	if p.turns, err = verify.NewTurns(0, tel.Meter); err != nil {
 		return nil, err
 	}
-	if p.observer, err = httpapi.NewObserver(tel.Log, tel.Meter, tel.Tracer, tel.Propagator); err != nil {
+	if p.observer, err = httpapi.NewObserver(tel.Log, tel.Access, tel.Meter, tel.Tracer, tel.Propagator); err != nil {
 		return nil, err
 	}
 	return p, p.gauges(tel.Meter)
@@ -170,6 +170,18 @@ func (p *process) gauges(meter metric.Meter) error {
 }
 
 func (p *process) config() *config.Config { return p.current.Load().config }
+
+// caches is the memory that the stores of the present world take, in bytes.
+func (p *process) caches() (size int64) {
+	w := p.current.Load()
+	if w.verdicts != nil {
+		size += int64(w.config.Cache.Verdicts.Size)
+	}
+	if w.assertions != nil {
+		size += int64(w.config.Cache.Assertions.Size)
+	}
+	return size
+}
 
 // handler serves each request by the world of its moment.
 func (p *process) handler(pick func(*world) http.Handler) http.Handler {

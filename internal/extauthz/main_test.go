@@ -175,7 +175,7 @@ func (f *fixture) wire(s setup, log *slog.Logger) {
 		f.must(err)
 		issuers = append(issuers, introspect.Issuer{Config: row, Verifier: verify.NewIssuer(row.Config, keys)})
 	}
-	observer, err := httpapi.NewObserver(log, s.meter, tracenoop.NewTracerProvider().Tracer(""), propagation.TraceContext{})
+	observer, err := httpapi.NewObserver(log, log, s.meter, tracenoop.NewTracerProvider().Tracer(""), propagation.TraceContext{})
 	f.must(err)
 	f.revocations, err = revoke.New(revoke.Options{
 		Config: revoke.Config{MaxDelay: time.Second, MaxEntries: 100, Grace: time.Minute, OnOutage: revoke.Deny}, File: shelf{},

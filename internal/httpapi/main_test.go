@@ -349,7 +349,7 @@ func (f *fixture) wire(s setup) {
 		issuers = append(issuers, introspect.Issuer{Config: row, Verifier: verify.NewIssuer(row.Config, keys)})
 	}
 	log := slog.New(slog.NewJSONHandler(s.log, nil))
-	observer, err := httpapi.NewObserver(log, s.meter, tracenoop.NewTracerProvider().Tracer(""), propagation.TraceContext{})
+	observer, err := httpapi.NewObserver(log, log, s.meter, tracenoop.NewTracerProvider().Tracer(""), propagation.TraceContext{})
 	f.must(err)
 	f.revocations, err = revoke.New(s.list)
 	f.must(err)

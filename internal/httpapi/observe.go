@@ -75,6 +75,7 @@ func newEndpoint(route string, h handler) *endpoint {
 // It is safe for concurrent use.
 type Observer struct {
 	log        *slog.Logger
+	access     slog.Handler // of one line for each request
 	tracer     trace.Tracer
 	propagator propagation.TextMapPropagator
 	carriers   []string // the headers that a trace context comes in
@@ -102,9 +103,10 @@ type tally struct {
 	labels metric.ObserveOption
 }
 
-// NewObserver returns an Observer that writes to the given outlets.
-func NewObserver(log *slog.Logger, meter metric.Meter, tracer trace.Tracer, propagator propagation.TextMapPropagator) (*Observer, error) {
-	o := &Observer{log: log, tracer: tracer, propagator: propagator, gateways: rate.Sometimes{Interval: time.Minute}}
+// NewObserver returns an Observer that writes to the given outlets; access gets a
+// line for each request, log what else there is to tell.
+func NewObserver(log, access *slog.Logger, meter metric.Meter, tracer trace.Tracer, propagator propagation.TextMapPropagator) (*Observer, error) {
+	o := &Observer{log: log, access: access.Handler(), tracer: tracer, propagator: propagator, gateways: rate.Sometimes{Interval: time.Minute}}
 	o.lines.New = func() any { return new(make([]slog.Attr, 0, 16)) }
 	for _, field := range propagator.Fields() {
 		o.carriers = append(o.carriers, http.CanonicalHeaderKey(field))
@@ -145,12 +147,21 @@ func (o *Observer) serve(w http.ResponseWriter, r *http.Request, e *endpoint) {
 	}
 	method := knownMethod(r.Method)
 	within, span := o.tracer.Start(ctx, e.spans[method], serverSpan...)
+	defer func() { span.End() }()
 	if within != r.Context() {
 		r = r.WithContext(within)
 	}
 	out := o.guarded(w, r, e.handler)
+	if out.status >= 500 && !span.IsRecording() {
+		within, span = o.failed(ctx, e.spans[method], start, out.status)
+	}
 	o.report(within, span, requestKey{e.route, method, out.status}, out, start)
-	span.End()
+}
+
+// failed starts the span of a request that was not to have one, after the fact.
+func (o *Observer) failed(ctx context.Context, name string, start time.Time, status int) (context.Context, trace.Span) {
+	return o.tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(start),
+		trace.WithAttributes(attribute.String("error.type", strconv.Itoa(status))))
 }
 
 // traced says whether a request belongs to somebody's trace.
@@ -187,10 +198,14 @@ func (o *Observer) guarded(w http.ResponseWriter, r *http.Request, h handler) (o
 func (o *Observer) run(ctx context.Context, carrier propagation.TextMapCarrier, route, method string, work func(context.Context) outcome) {
 	start := time.Now()
 	method = knownMethod(method)
-	ctx, span := o.tracer.Start(o.propagator.Extract(ctx, carrier), method+" "+route, serverSpan...)
-	defer span.End()
-	out := o.survived(ctx, work)
-	o.report(ctx, span, requestKey{route, method, out.status}, out, start)
+	ctx = o.propagator.Extract(ctx, carrier)
+	within, span := o.tracer.Start(ctx, method+" "+route, serverSpan...)
+	defer func() { span.End() }()
+	out := o.survived(within, work)
+	if out.status >= 500 && !span.IsRecording() {
+		within, span = o.failed(ctx, method+" "+route, start, out.status)
+	}
+	o.report(within, span, requestKey{route, method, out.status}, out, start)
 }
 
 func (o *Observer) survived(ctx context.Context, work func(context.Context) outcome) (out outcome) {
@@ -245,8 +260,7 @@ func (o *Observer) report(ctx context.Context, span trace.Span, key requestKey, 
 	if key.status >= 500 {
 		level = slog.LevelError
 	}
-	handler := o.log.Handler()
-	if !handler.Enabled(ctx, level) {
+	if !o.access.Enabled(ctx, level) {
 		return
 	}
 	attrs := o.lines.Get().(*[]slog.Attr)
@@ -256,7 +270,7 @@ func (o *Observer) report(ctx context.Context, span trace.Span, key requestKey, 
 	line := slog.NewRecord(end, level, "request", 0)
 	// A group without a name is as good as its attributes, and is not copied.
 	line.AddAttrs(slog.Attr{Value: slog.GroupValue(*attrs...)})
-	_ = handler.Handle(ctx, line) // as slog.Logger has it: there is nobody to tell
+	_ = o.access.Handle(ctx, line) // as slog.Logger has it: there is nobody to tell
 	o.lines.Put(attrs)
 }
 

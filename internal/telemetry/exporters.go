@@ -3,7 +3,6 @@ package telemetry
 import (
 	"context"
 	"strings"
-	"sync/atomic"
 
 	"go.opentelemetry.io/contrib/exporters/autoexport"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
@@ -50,24 +49,3 @@ func metricReader(ctx context.Context, env environment) (sdkmetric.Reader, error
 	}
 	return autoexport.NewMetricReader(ctx)
 }
-
-// sampling is a sampler that a reload replaces.
-type sampling struct {
-	current atomic.Pointer[sdktrace.Sampler]
-}
-
-func (s *sampling) set(c TracesConfig) {
-	sampler := sdktrace.TraceIDRatioBased(c.Sample)
-	if c.TrustIncoming {
-		sampler = sdktrace.ParentBased(sampler)
-	}
-	s.current.Store(&sampler)
-}
-
-// ShouldSample implements sdktrace.Sampler.
-func (s *sampling) ShouldSample(p sdktrace.SamplingParameters) sdktrace.SamplingResult {
-	return (*s.current.Load()).ShouldSample(p)
-}
-
-// Description implements sdktrace.Sampler.
-func (s *sampling) Description() string { return (*s.current.Load()).Description() }

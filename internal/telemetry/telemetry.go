@@ -21,6 +21,21 @@
 // otel.SetErrorHandler. New sets it to its log; of several Telemetry the last
 // one made has it.
 //
+// A line of the access log waits for others, up to 100 ms or 32 KiB, and is
+// written with them: each write is a system call, and a reader woken, which
+// costs more than the line. All lines go out in their order, a warning and
+// whatever is no access line at once, with those that wait before it; Shutdown
+// leaves none. Cost: a process that is killed, or broken by the runtime, takes
+// the access lines of its last 100 ms with it.
+//
+// A request that belongs to no trace is drawn before there is a span, and one in
+// a hundred gets one. The SDK makes one for each, with ids and a context, only
+// to find that it is not sampled: half of what a remembered verdict takes beside
+// HTTP. A failure, status 500 and above, is traced in any case, from its end. Cost:
+// requests that are not traced have no trace_id in the log, unless they came with
+// one; during an outage every request has a span, of which the batch processor
+// drops what is too much.
+//
 // With trust_incoming off, the flag of a caller does not decide whether a
 // request is traced, but the trace id that it sends along still enters into the
 // draw. The cost is that a caller can pick ids that are drawn; what it gains is
@@ -33,6 +48,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"runtime"
 	"sync/atomic"
@@ -50,7 +66,6 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
-	"go.opentelemetry.io/otel/trace/noop"
 	"golang.org/x/time/rate"
 )
 
@@ -79,11 +94,16 @@ type Options struct {
 // more.
 type Telemetry struct {
 	Log *slog.Logger
+	// Access is the same log, for lines of which there is one to each request:
+	// below a warning they may wait for each other.
+	Access *slog.Logger
 	// Meter makes instruments; those with the unit s get boundaries for
 	// durations. A gauge must not have the unit 1, which Prometheus would call
 	// a ratio.
 	Meter metric.Meter
-	// Tracer makes no spans and costs nothing without an exporter.
+	// Tracer makes no spans and costs nothing without an exporter, and next to
+	// nothing for a request that is not traced. A span that is started with the
+	// attribute error.type is sampled.
 	Tracer trace.Tracer
 	// Propagator reads and writes W3C trace context. Baggage is not read:
 	// nothing here uses it, and its parsing was an attack (CVE-2026-29181).
@@ -91,6 +111,7 @@ type Telemetry struct {
 
 	level    *slog.LevelVar
 	sampling *sampling
+	lines    *lines
 	registry *prometheus.Registry
 	flush    []func(context.Context) error // in order
 }
@@ -99,13 +120,15 @@ type Telemetry struct {
 // means that an exporter could not be made of its settings.
 func New(ctx context.Context, cfg Config, o Options) (*Telemetry, error) {
 	t := &Telemetry{
-		Tracer:     noop.NewTracerProvider().Tracer(scope),
 		Propagator: propagation.TraceContext{},
 		level:      new(slog.LevelVar),
 		sampling:   new(sampling),
+		lines:      &lines{to: o.LogTo},
 	}
+	t.Tracer = &tracer{sampling: t.sampling}
 	t.Reload(cfg)
-	t.Log = slog.New(logHandler(o.LogTo, cfg.Log.Format, t.level))
+	t.Log = slog.New(logHandler(t.lines, cfg.Log.Format, t.level, math.MinInt))
+	t.Access = slog.New(logHandler(t.lines, cfg.Log.Format, t.level, slog.LevelWarn))
 	otel.SetErrorHandler(exportErrors(t.Log))
 
 	res, err := resource.New(ctx,
@@ -143,11 +166,12 @@ func (t *Telemetry) Metrics() http.Handler {
 	})
 }
 
-// Shutdown exports what is still held, traces first, and stops. It takes at
-// most 2 s for each of the two, less if ctx ends; what could not be exported by
-// then is lost and is the error. It is called once.
+// Shutdown writes and exports what is still held, log lines and traces first,
+// and stops. It takes at most 2 s for each of traces and metrics, less if ctx
+// ends; what could not be exported by then is lost and is the error. It is called
+// once.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
-	var errs []error
+	errs := []error{t.lines.close()}
 	for _, flush := range t.flush {
 		limited, stop := context.WithTimeout(ctx, flushLimit)
 		errs = append(errs, flush(limited))
@@ -168,7 +192,7 @@ func (t *Telemetry) startTraces(ctx context.Context, env environment, res *resou
 		sdktrace.WithBatcher(exporter),
 		sdktrace.WithResource(res),
 		sdktrace.WithSampler(t.sampling))
-	t.Tracer = provider.Tracer(scope)
+	t.Tracer = &tracer{sdk: provider.Tracer(scope), sampling: t.sampling}
 	t.flush = append(t.flush, provider.Shutdown)
 	return nil
 }
