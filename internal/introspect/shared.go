@@ -98,8 +98,7 @@ func (s *shared) put(ctx context.Context, key Key, entry []byte, lifetime time.D
 // ask returns what another replica found out about token, if this one would
 // have found the same, and remembers it for what is left of its time.
 func (in *Introspector) ask(ctx context.Context, token string, key Key) (Answer, bool) {
-	// Others may wait for the same, and one who leaves must not cost a connection.
-	entry := in.shared.get(context.WithoutCancel(ctx), key)
+	entry := in.shared.get(ctx, key)
 	now := in.now()
 	a, until, ok := in.believe(entry, now)
 	// Only active verdicts are shared, and each under its own token's key: the

@@ -15,6 +15,7 @@ type metrics struct {
 	writes  metric.Int64Counter
 	entries metric.Int64Counter
 	locks   metric.Int64Counter
+	results map[string][]metric.AddOption // of writes, prepared
 }
 
 // How a write behind a request ended.
@@ -25,6 +26,10 @@ const (
 )
 
 func newMetrics(m metric.Meter, s *Store) (out metrics, err error) {
+	out.results = map[string][]metric.AddOption{}
+	for _, result := range []string{writeDone, writeFailed, writeDropped} {
+		out.results[result] = []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(attribute.String("result", result)))}
+	}
 	if out.writes, err = m.Int64Counter("introspectd.redis.writes",
 		metric.WithUnit("{entry}"), metric.WithDescription("Verdicts written to redis behind the request, by result.")); err != nil {
 		return out, err
@@ -59,7 +64,7 @@ func newMetrics(m metric.Meter, s *Store) (out metrics, err error) {
 }
 
 func (m *metrics) wrote(result string, n int) {
-	m.writes.Add(context.Background(), int64(n), metric.WithAttributes(attribute.String("result", result)))
+	m.writes.Add(context.Background(), int64(n), m.results[result]...)
 }
 
 func (m *metrics) refuse(kind seal.Kind, reason string) {

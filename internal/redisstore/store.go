@@ -15,6 +15,14 @@
 // and only a ping in the background tries again. Cost: up to a second until a
 // redis that is back is used.
 //
+// Look-ups that meet go together. Context: most of what a look-up costs is not
+// redis but system calls, a write, two reads and a look whether the connection
+// lives. Choice: at most four exchanges are under way; what is asked meanwhile
+// goes in the next one, made by one of those who ask. A look-up that meets
+// nobody goes alone and at once. Cost: one that meets others waits for up to one
+// exchange more, and fails with those it goes with. In a cluster, where one
+// silent node would hold up the others' look-ups, each goes alone.
+//
 // A cluster is there when all of it is. Context: where one node of several
 // hangs, the others' answers keep the breaker closed, and every request for that
 // node's slots waits. Choice: the ping goes to every master, and requests ask
@@ -83,6 +91,7 @@ type Store struct {
 	metrics metrics
 	breaker *gobreaker.CircuitBreaker[[]byte]
 	queue   queue
+	looks   looks
 
 	up        atomic.Bool  // every master answered the last ping
 	silent    atomic.Bool  // one did not; before the first ping neither holds
@@ -118,6 +127,7 @@ func Open(cfg Config, box *seal.Box, o Options) (*Store, error) {
 		},
 	})
 	s.queue.init()
+	s.looks.together = cfg.Mode != Cluster
 	var err error
 	if s.client, err = connect(cfg); err != nil {
 		return nil, err
@@ -172,28 +182,6 @@ func (s *Store) note(why string) {
 	case was != "" && why == "":
 		s.log.Info("redis answers again")
 	}
-}
-
-// ask calls one command for a request: within its time, and only while redis is
-// usable. nil means that there is nothing, or that it can't be had.
-func (s *Store) ask(ctx context.Context, kind seal.Kind, command func(ctx context.Context) ([]byte, error)) []byte {
-	if !s.usable() {
-		return nil
-	}
-	limited, stop := context.WithTimeout(ctx, min(requestTime, s.cfg.Timeout))
-	defer stop()
-	value, err := s.breaker.Execute(func() ([]byte, error) {
-		value, err := command(limited)
-		if err != nil && ctx.Err() != nil {
-			return nil, context.Canceled // by a deadline of its own, perhaps
-		}
-		return value, err
-	})
-	if err != nil {
-		s.refused(kind, err)
-		return nil
-	}
-	return value
 }
 
 // refused notes what an error says of one value, or of our rights.
