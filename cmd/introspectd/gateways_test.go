@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/tls"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -489,8 +491,28 @@ func recipes() []recipe {
 			start: startCachingNginx,
 			hurry: []edit{{"proxy_read_timeout    2s;", "proxy_read_timeout 100ms;"}},
 		},
+		{
+			name: "nginx with njs", away: 500, connections: 1, claims: true,
+			start: func(t *testing.T, r *rig, edits ...edit) *edge {
+				need(t, "nginx")
+				const module = "/usr/lib/nginx/modules/ngx_http_js_module.so"
+				if _, err := os.Stat(module); err != nil {
+					missing(t, "nginx's JavaScript module (libnginx-mod-http-js)")
+				}
+				n := newNginx(t)
+				writeFile(t, filepath.Join(n.dir, "introspect.js"), n.recipe("nginx/introspect.js"))
+				writeFile(t, filepath.Join(n.dir, "caller"), fmt.Sprintf("proxy_set_header Authorization %q;\n", asCaller))
+				edits = append(n.places(r.introspectd(), r.behind()), append(edits, edit{"/etc/nginx/introspectd-caller", n.dir + "/caller"}, edit{"js_path /etc/nginx/;", "js_path " + n.dir + ";"})...)
+				n.start(n.recipe("nginx/introspect.conf", edits...), module)
+				return n.edge
+			},
+			hurry: []edit{{"proxy_read_timeout    2s;", "proxy_read_timeout 100ms;"}},
+		},
 	}
 }
+
+// asCaller is the credential of app.
+var asCaller = "Basic " + base64.StdEncoding.EncodeToString([]byte("app:"+testSecret))
 
 func startCachingNginx(t *testing.T, r *rig, edits ...edit) *edge {
 	t.Helper()
