@@ -3,10 +3,12 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/tls"
 	"encoding/base64"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -38,8 +40,10 @@ type recipe struct {
 	tls, caching bool
 	// late is for how long a revoked token may still pass.
 	late time.Duration
-	// away is the status for a client while introspectd gives no verdict.
-	away int
+	// away is the status for a client while introspectd can't be reached; slow
+	// and untold are those while it doesn't answer and while it answers 503,
+	// where they differ; malformed is that of a credential that is none.
+	away, slow, untold, malformed int
 	// but holds the statuses that differ from all other gateways', by the name
 	// of the row, and says why.
 	but map[string]exception
@@ -181,11 +185,11 @@ func (r recipe) conform(t *testing.T) {
 		}
 		world.tap.silence(true)
 		defer world.tap.silence(false)
-		r.closed(t, r.start(t, world, r.hurry...), world)
+		r.closed(t, r.start(t, world, r.hurry...), world, cmp.Or(r.slow, r.away))
 	})
 	t.Run("§9b introspectd is away", func(t *testing.T) {
 		world.tap.gone()
-		r.closed(t, e, world)
+		r.closed(t, e, world, r.away)
 		if got := e.send("GET /healthz"); got.Status != 200 {
 			t.Errorf("a route that isn't judged: got %d, want 200", got.Status)
 		}
@@ -196,7 +200,10 @@ func (r recipe) judges(t *testing.T, e *edge, world *rig, row verdict, used map[
 	t.Helper()
 	want := row.status
 	if want == 503 {
-		want = r.away
+		want = cmp.Or(r.untold, r.away)
+	}
+	if strings.HasPrefix(row.name, "ATH-04") {
+		want = cmp.Or(r.malformed, want)
 	}
 	other, excepted := r.but[row.name]
 	if excepted {
@@ -381,6 +388,7 @@ func (e *edge) post(body io.Reader, token string) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
+	r.Host = "api.example"
 	r.Header.Set("Authorization", "Bearer "+token)
 	answer, err := e.client.Do(r)
 	if err != nil {
@@ -496,17 +504,17 @@ func (r recipe) revokes(t *testing.T, e *edge, world *rig) {
 
 // closed holds a gateway whose introspectd gives no verdict to letting nothing
 // pass.
-func (r recipe) closed(t *testing.T, e *edge, world *rig) {
+func (r recipe) closed(t *testing.T, e *edge, world *rig, want int) {
 	t.Helper()
 	for _, headers := range [][]string{{bearer(world.issuer.Mint(nil))}, {bearer("garbage")}} {
 		before := world.backend.count()
-		if got := e.send("GET /", headers...); got.Status != r.away || world.backend.count() != before {
-			t.Errorf("got %d, backend reached: %v; want %d and not reached", got.Status, world.backend.count() != before, r.away)
+		if got := e.send("GET /", headers...); got.Status != want || world.backend.count() != before {
+			t.Errorf("got %d, backend reached: %v; want %d and not reached", got.Status, world.backend.count() != before, want)
 		}
 	}
 	before := world.backend.count()
-	if got := e.send("GET /"); got.Status != r.away && got.Status != 401 || world.backend.count() != before {
-		t.Errorf("without a token: got %d, backend reached: %v; want %d or 401, and not reached", got.Status, world.backend.count() != before, r.away)
+	if got := e.send("GET /"); got.Status != want && got.Status != 401 || world.backend.count() != before {
+		t.Errorf("without a token: got %d, backend reached: %v; want %d or 401, and not reached", got.Status, world.backend.count() != before, want)
 	}
 }
 
@@ -564,6 +572,28 @@ func recipes() []recipe {
 				"ATH-12 a token bound to a key": {403, "the module finds the token good, and the recipe's demand refuses it"},
 			},
 		},
+		{
+			name: "Caddy", away: 502, slow: 504, untold: 503, malformed: 400, connections: 1,
+			start: func(t *testing.T, r *rig, edits ...edit) *edge {
+				program := need(t, "caddy")
+				e := newEdge(t)
+				conf := e.recipe("caddy/Caddyfile", append([]edit{
+					{"api.example {", "https://api.example:" + port(e.Address) + " {\n\tbind 127.0.0.1"},
+					{"/etc/caddy/api.example.crt", e.certificate},
+					{"/etc/caddy/api.example.key", e.key},
+					{"127.0.0.1:8080", r.introspectd()},
+					{"127.0.0.1:9000", r.behind()},
+					// No certificate authority is asked, and none made and trusted.
+					{"\tadmin off\n", "\tadmin off\n\tauto_https off\n\tskip_install_trust\n\tstorage file_system " + e.dir + "\n"},
+				}, edits...)...)
+				writeFile(t, e.dir+"/Caddyfile", conf)
+				command := exec.Command(program, "run", "--config", e.dir+"/Caddyfile", "--adapter", "caddyfile")
+				command.Env = []string{"HOME=" + e.dir, "PATH=" + e.dir} // it can't start others
+				e.run(command, "")
+				return e
+			},
+			hurry: []edit{{"response_header_timeout 2s", "response_header_timeout 100ms"}},
+		},
 	}
 }
 
@@ -620,6 +650,12 @@ func startApache(t *testing.T, r *rig, file, client, credential string, edits ..
 	writeFile(t, dir+"/httpd.conf", conf)
 	e.run(exec.Command(program, "-DFOREGROUND", "-f", dir+"/httpd.conf"), dir+"/log")
 	return e
+}
+
+// port is that of an address.
+func port(address string) string {
+	_, port, _ := net.SplitHostPort(address)
+	return port
 }
 
 // asCaller is the credential of app.
