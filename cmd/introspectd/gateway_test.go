@@ -3,7 +3,9 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha1"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -52,7 +54,7 @@ func newBackend(t *testing.T) *backend {
 		b.arrivals++
 		b.mu.Unlock()
 		if r.Header.Get("Upgrade") != "" {
-			b.echo(w)
+			b.echo(w, r.Header.Get("Sec-WebSocket-Key"))
 			return
 		}
 		n, err := io.Copy(io.Discard, r.Body)
@@ -67,13 +69,14 @@ func newBackend(t *testing.T) *backend {
 	return b
 }
 
-func (b *backend) echo(w http.ResponseWriter) {
+func (b *backend) echo(w http.ResponseWriter, key string) {
 	conn, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return
 	}
 	defer conn.Close()
-	fmt.Fprint(rw, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	accept := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) // RFC 6455 section 4.2.2
+	fmt.Fprintf(rw, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: %s\r\n\r\n", base64.StdEncoding.EncodeToString(accept[:]))
 	_ = rw.Flush()
 	line, err := rw.ReadString('\n')
 	if err == nil {

@@ -400,7 +400,7 @@ func (e *edge) post(body io.Reader, token string) (reply, error) {
 }
 
 func (r recipe) upgrades(t *testing.T, e *edge, world *rig) {
-	conn, answer := e.open("GET /ws", bearer(world.issuer.Mint(nil)), "Upgrade: websocket", "Connection: Upgrade")
+	conn, answer := e.open("GET /ws", bearer(world.issuer.Mint(nil)), "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
 	defer conn.Close()
 	if answer.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatalf("a good token: got %s, want 101", answer.Status)
@@ -412,7 +412,7 @@ func (r recipe) upgrades(t *testing.T, e *edge, world *rig) {
 		t.Errorf("over the WebSocket: got %q, %v; want it echoed", line, err)
 	}
 	before := world.backend.count()
-	refused, answer := e.open("GET /ws", "Upgrade: websocket", "Connection: Upgrade")
+	refused, answer := e.open("GET /ws", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
 	defer refused.Close()
 	if answer.StatusCode != 401 || world.backend.count() != before {
 		t.Errorf("no token: got %s, backend reached: %v; want 401 and not reached", answer.Status, world.backend.count() != before)
@@ -594,6 +594,11 @@ func recipes() []recipe {
 			},
 			hurry: []edit{{"response_header_timeout 2s", "response_header_timeout 100ms"}},
 		},
+		{
+			name: "HAProxy", away: 503, malformed: 400,
+			start: startHAProxy,
+			hurry: []edit{{"timeout server  2s", "timeout server 100ms"}},
+		},
 	}
 }
 
@@ -649,6 +654,28 @@ func startApache(t *testing.T, r *rig, file, client, credential string, edits ..
 	}, edits...)...)
 	writeFile(t, dir+"/httpd.conf", conf)
 	e.run(exec.Command(program, "-DFOREGROUND", "-f", dir+"/httpd.conf"), dir+"/log")
+	return e
+}
+
+func startHAProxy(t *testing.T, r *rig, edits ...edit) *edge {
+	t.Helper()
+	program := need(t, "haproxy")
+	e := newEdge(t)
+	both := ""
+	for _, path := range []string{e.certificate, e.key} {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		both += string(text)
+	}
+	writeFile(t, e.dir+"/both.pem", both)
+	socket := edit{"abns@introspectd-questions", "abns@introspectd-" + port(e.Address)}
+	writeFile(t, e.dir+"/introspectd.lua", e.recipe("haproxy/introspectd.lua", socket))
+	writeFile(t, e.dir+"/haproxy.cfg", e.recipe("haproxy/haproxy.cfg", append(edits, socket, edit{"127.0.0.1:8080", r.introspectd()},
+		edit{"bind :443 ", "bind " + e.Address + " "}, edit{"/etc/haproxy/api.example.pem", e.dir + "/both.pem"},
+		edit{"/etc/haproxy/introspectd.lua", e.dir + "/introspectd.lua"}, edit{"127.0.0.1:9000", r.behind()})...))
+	e.run(exec.Command(program, "-db", "-f", e.dir+"/haproxy.cfg"), "")
 	return e
 }
 
