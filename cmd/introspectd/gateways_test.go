@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"go.yaml.in/yaml/v3"
+
 	"introspectd/internal/devissuer"
 )
 
@@ -768,6 +770,138 @@ func TestNginxThatKeepsAnswers(t *testing.T) {
 		})
 		if late := last.Sub(gone); late > keptByNginx {
 			t.Errorf("a request passed %s after introspectd was gone, want none after %s", late, keptByNginx)
+		}
+	})
+}
+
+// No Traefik and no skipper could be had. Their files are read, no more: what
+// they ask is asked of a running introspectd, and nothing that must be taken
+// from a client is missing.
+func TestUnrunGatewaysAskWhatIntrospectdAnswers(t *testing.T) {
+	world := newRig(t, recipe{})
+	good, reader := world.issuer.Mint(map[string]any{"scope": "x"}), world.issuer.Mint(map[string]any{"scope": "reports:read"})
+	identity := []string{"X-Auth-Subject", "X-Auth-Issuer", "X-Auth-Client-Id", "X-Auth-Username", "X-Auth-Scope"}
+	asks := func(t *testing.T, address, policy string) {
+		t.Helper()
+		if !strings.HasSuffix(address, "/ext-authz/"+policy+"/") {
+			t.Errorf("%s asks %s, want a prefix that ends in the policy and a slash", policy, address)
+		}
+		for token, want := range map[string]int{reader: 200, good: map[string]int{"default": 200, "reports": 403}[policy], "garbage": 401} {
+			r, err := http.NewRequest(http.MethodGet, strings.Replace(address, "http://127.0.0.1:8080", world.service.URL, 1), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("Authorization", "Bearer "+token)
+			r.Header.Set("X-Introspectd-Policy", policy)
+			answer, err := world.service.client.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = answer.Body.Close()
+			if answer.StatusCode != want {
+				t.Errorf("%s, token %.10s: got %d, want %d", address, token, answer.StatusCode, want)
+			}
+			for _, name := range identity {
+				if _, ok := answer.Header[name]; want == 200 && !ok {
+					t.Errorf("%s: no %s in the answer", address, name)
+				}
+			}
+		}
+	}
+	t.Run("traefik", func(t *testing.T) {
+		var file struct {
+			HTTP struct {
+				Routers     map[string]struct{ Middlewares []string }
+				Middlewares map[string]struct {
+					Headers struct {
+						CustomRequestHeaders map[string]string `yaml:"customRequestHeaders"`
+					}
+					ForwardAuth *struct {
+						Address             string
+						Trust               *bool    `yaml:"trustForwardHeader"`
+						AuthRequestHeaders  []string `yaml:"authRequestHeaders"`
+						AuthResponseHeaders []string `yaml:"authResponseHeaders"`
+						ForwardBody         bool     `yaml:"forwardBody"`
+					} `yaml:"forwardAuth"`
+				}
+			}
+		}
+		e := newEdge(t)
+		if err := yaml.Unmarshal([]byte(e.recipe("traefik/dynamic.yaml")), &file); err != nil {
+			t.Fatal(err)
+		}
+		for name, router := range file.HTTP.Routers {
+			switch name {
+			case "ambiguous":
+				continue
+			case "everyone":
+				if !slices.Equal(router.Middlewares, []string{"cleaned"}) {
+					t.Errorf("%s: got %v, want headers cleaned alone", name, router.Middlewares)
+				}
+			default:
+				if !slices.Equal(router.Middlewares, []string{"cleaned", "policy-" + name, "judged-" + name, "unasked"}) {
+					t.Errorf("%s: got %v", name, router.Middlewares)
+				}
+				judge := file.HTTP.Middlewares["judged-"+name].ForwardAuth
+				if judge == nil || judge.Trust == nil || *judge.Trust || judge.ForwardBody || !slices.Equal(judge.AuthResponseHeaders, identity) || !slices.Contains(judge.AuthRequestHeaders, "Authorization") {
+					t.Fatalf("%s: got %+v", name, judge)
+				}
+				if policy := file.HTTP.Middlewares["policy-"+name].Headers.CustomRequestHeaders; len(policy) != 1 || policy["X-Introspectd-Policy"] != name {
+					t.Errorf("%s: got the policy %v", name, policy)
+				}
+				asks(t, judge.Address, name)
+			}
+		}
+		cleaned := file.HTTP.Middlewares["cleaned"].Headers.CustomRequestHeaders
+		for _, name := range append(identity, "X-Introspectd-Policy", "X-Introspectd-Caller", "Forwarded") {
+			for _, spelling := range []string{name, strings.ReplaceAll(name, "-", "_")} {
+				if value, ok := cleaned[spelling]; !ok && !strings.HasPrefix(spelling, "X_Introspectd") || value != "" {
+					t.Errorf("GW-03 %s is not removed", spelling)
+				}
+			}
+		}
+		var static struct {
+			EntryPoints map[string]struct {
+				HTTP struct {
+					SanitizePath      *bool           `yaml:"sanitizePath"`
+					EncodedCharacters map[string]bool `yaml:"encodedCharacters"`
+					Alias             string          `yaml:"aliasHeadersStrategy"`
+				}
+			} `yaml:"entryPoints"`
+		}
+		if err := yaml.Unmarshal([]byte(e.recipe("traefik/traefik.yaml")), &static); err != nil {
+			t.Fatal(err)
+		}
+		point := static.EntryPoints["websecure"].HTTP
+		if point.SanitizePath == nil || !*point.SanitizePath || point.Alias != "delete" || len(point.EncodedCharacters) != 7 {
+			t.Errorf("GW-01 the entry point: got %+v", point)
+		}
+		for name, allowed := range point.EncodedCharacters {
+			if allowed {
+				t.Errorf("GW-01 %s: got true", name)
+			}
+		}
+	})
+	t.Run("skipper", func(t *testing.T) {
+		for route := range strings.SplitSeq(newEdge(t).recipe("skipper/routes.eskip"), ";\n") {
+			_, asked, judged := strings.Cut(route, `webhook("`)
+			if judged {
+				address, rest, _ := strings.Cut(asked, `"`)
+				policy := strings.TrimSuffix(address[strings.Index(address, "/ext-authz/")+len("/ext-authz/"):], "/")
+				if !strings.Contains(route, `setRequestHeader("X-Introspectd-Policy", "`+policy+`")`) || !strings.Contains(rest, strings.Join(identity, ",")) {
+					t.Errorf("%s: the policy's header, or one of the identity, is missing", address)
+				}
+				asks(t, address, policy)
+			}
+			if judged || strings.Contains(route, `Path("/healthz")`) {
+				for _, name := range identity {
+					for _, spelling := range []string{name, "X" + strings.ToLower(strings.ReplaceAll(name[1:], "-", "_"))} {
+						if !strings.Contains(route, `dropRequestHeader("`+spelling+`")`) {
+							t.Errorf("GW-03 %s is not removed from %s", spelling, route)
+						}
+					}
+				}
+			}
 		}
 	})
 }
