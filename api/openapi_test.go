@@ -214,6 +214,7 @@ func rows(t tokens) []row {
 		row{name: "ASN-01 an unknown output", operation: "POST /transform", status: 400, request: form("/transform", "token", t.good, "profile", "backend", "output", "xml").asApp()},
 		row{name: "ASN-04 a token bound to a key is not signed", operation: "POST /transform", status: 400, request: form("/transform", "token", t.bound, "profile", "backend", "output", "jwt").asApp()},
 		row{name: "ASN-01 our key does not sign", operation: "POST /transform", status: 503, world: "speechless", request: form("/transform", "token", t.good, "profile", "backend", "output", "jwt").asApp()},
+		row{name: "ATH-01 an answer that may be kept", operation: "GET /auth/{policy}", status: 200, world: "keeping", request: get("/auth/default").bearing(t.good)},
 		row{name: "ATH-01 with an assertion", operation: "GET /auth/{policy}", status: 200, request: get("/auth/signed").bearing(t.good)},
 		row{name: "ASN-06 with a transaction token", operation: "GET /ext-authz/{policy}", status: 200, request: get("/ext-authz/transaction").bearing(t.good)},
 		row{name: "ATH-08 never without its assertion", operation: "GET /auth/{policy}", status: 503, world: "speechless", request: get("/auth/signed").bearing(t.good)},
@@ -470,6 +471,7 @@ func TestHandlersAnswerAsTheDescriptionSays(t *testing.T) {
 		// Its store takes nothing any more; the other has none.
 		"forgetful": newWorldThatKeeps(t, dir, revoke.Options{File: kept}, nil),
 		"unkept":    newWorldThatKeeps(t, dir, revoke.Options{}, nil),
+		"keeping":   newWorld(t, dir, func(w *world) { w.api.Auth.Cacheable, w.api.MaxDelay = true, time.Second }),
 		"wso2":      newWorld(t, dir, func(w *world) { w.api.Errors.Format = httpapi.WSO2 }),
 		// No key's time has come.
 		"speechless": newWorld(t, dir, func(w *world) {

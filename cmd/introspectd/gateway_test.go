@@ -3,7 +3,9 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha1"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -52,7 +54,7 @@ func newBackend(t *testing.T) *backend {
 		b.arrivals++
 		b.mu.Unlock()
 		if r.Header.Get("Upgrade") != "" {
-			b.echo(w)
+			b.echo(w, r.Header.Get("Sec-WebSocket-Key"))
 			return
 		}
 		n, err := io.Copy(io.Discard, r.Body)
@@ -67,13 +69,14 @@ func newBackend(t *testing.T) *backend {
 	return b
 }
 
-func (b *backend) echo(w http.ResponseWriter) {
+func (b *backend) echo(w http.ResponseWriter, key string) {
 	conn, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return
 	}
 	defer conn.Close()
-	fmt.Fprint(rw, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	accept := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) // RFC 6455 section 4.2.2
+	fmt.Fprintf(rw, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: %s\r\n\r\n", base64.StdEncoding.EncodeToString(accept[:]))
 	_ = rw.Flush()
 	line, err := rw.ReadString('\n')
 	if err == nil {
@@ -88,12 +91,14 @@ func (b *backend) count() int {
 	return b.arrivals
 }
 
-// tap stands between nginx and introspectd and keeps what nginx sent, by
-// connection.
+// tap stands between a gateway and introspectd and keeps what the gateway
+// sent, by connection.
 type tap struct {
 	net.Listener
 	mu    sync.Mutex
 	heard []*syncBuffer
+	open  []net.Conn
+	mute  bool
 }
 
 func newTap(t *testing.T, to string) *tap {
@@ -129,8 +134,13 @@ func (p *tap) forward(in net.Conn, to string) {
 	defer out.Close()
 	said := &syncBuffer{}
 	p.mu.Lock()
-	p.heard = append(p.heard, said)
+	p.heard, p.open = append(p.heard, said), append(p.open, in, out)
+	mute := p.mute
 	p.mu.Unlock()
+	if mute {
+		_, _ = io.Copy(io.Discard, in)
+		return
+	}
 	go func() {
 		_, _ = io.Copy(out, io.TeeReader(in, said))
 		_ = out.Close()
@@ -150,8 +160,26 @@ func (p *tap) connections() []string {
 	return texts
 }
 
-// nginx is an nginx that speaks TLS.
-type nginx struct {
+// silence has introspectd hear nothing more and answer nothing, on any
+// connection.
+func (p *tap) silence(mute bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mute = mute
+	for _, conn := range p.open {
+		_ = conn.Close()
+	}
+	p.open = nil
+}
+
+// gone has connections refused.
+func (p *tap) gone() {
+	_ = p.Close()
+	p.silence(true)
+}
+
+// edge is a gateway that speaks TLS, as its clients see it.
+type edge struct {
 	t                *testing.T
 	Address          string
 	dir              string // where its configuration lies
@@ -160,45 +188,95 @@ type nginx struct {
 	tls              *tls.Config
 }
 
+// newEdge is one that is not running yet.
+func newEdge(t *testing.T) *edge {
+	t.Helper()
+	e := &edge{t: t, Address: freeAddress(t), dir: t.TempDir()}
+	ca := newCertificate(t, "a test's root", nil)
+	e.certificate, e.key = newCertificate(t, "127.0.0.1", ca).write(t, e.dir, "edge")
+	e.tls = &tls.Config{RootCAs: ca.pool(), MinVersion: tls.VersionTLS12}
+	e.client = &http.Client{Transport: &http.Transport{TLSClientConfig: e.tls}, Timeout: 10 * time.Second}
+	t.Cleanup(e.client.CloseIdleConnections)
+	return e
+}
+
+// recipe is a file of deploy with texts replaced. An edit whose text the file
+// doesn't have fails the test: it would test nothing.
+func (e *edge) recipe(name string, edits ...edit) string {
+	e.t.Helper()
+	text, err := os.ReadFile(filepath.Join("../../deploy", name))
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	conf := string(text)
+	for _, one := range edits {
+		if !strings.Contains(conf, one.old) {
+			e.t.Fatalf("%s has no %q", name, one.old)
+		}
+		conf = strings.ReplaceAll(conf, one.old, one.with)
+	}
+	return conf
+}
+
+// run starts the gateway's process, waits until it listens and ends it with
+// the test; its log is shown when that failed.
+func (e *edge) run(command *exec.Cmd, log string) {
+	e.t.Helper()
+	said := &syncBuffer{}
+	command.Stdout, command.Stderr = said, said
+	if err := command.Start(); err != nil {
+		e.t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		_ = command.Wait()
+		close(ended)
+	}()
+	e.t.Cleanup(func() {
+		_ = command.Process.Signal(syscall.SIGTERM)
+		<-ended
+		if text, _ := os.ReadFile(log); e.t.Failed() {
+			e.t.Logf("the gateway's log:\n%s%s", said, text)
+		}
+	})
+	until(e.t, "the gateway listens", ended, func() bool {
+		c, err := net.Dial("tcp", e.Address)
+		if err != nil {
+			return false
+		}
+		return c.Close() == nil
+	})
+}
+
+// nginx is an edge.
+type nginx struct{ *edge }
+
 // newNginx is one that is not running yet.
 func newNginx(t *testing.T) *nginx {
 	t.Helper()
-	n := &nginx{t: t, Address: freeAddress(t), dir: t.TempDir()}
-	ca := newCertificate(t, "a test's root", nil)
-	n.certificate, n.key = newCertificate(t, "127.0.0.1", ca).write(t, n.dir, "nginx")
-	n.tls = &tls.Config{RootCAs: ca.pool(), MinVersion: tls.VersionTLS12}
-	n.client = &http.Client{Transport: &http.Transport{TLSClientConfig: n.tls}, Timeout: 10 * time.Second}
-	t.Cleanup(n.client.CloseIdleConnections)
-	return n
+	return &nginx{newEdge(t)}
 }
 
 // edit is one replacement in the recipe.
 type edit struct{ old, with string }
 
-// startNginx runs the recipe with addresses and paths replaced. An edit whose
-// text the recipe doesn't have fails the test: it would test nothing.
+// startNginx runs the recipe with addresses and paths replaced.
 func startNginx(t *testing.T, introspectd, backend string, edits ...edit) *nginx {
 	t.Helper()
-	recipe, err := os.ReadFile("../../deploy/nginx/auth_request.conf")
-	if err != nil {
-		t.Fatal(err)
-	}
 	n := newNginx(t)
-	conf := string(recipe)
-	for _, e := range append([]edit{
+	n.start(n.recipe("nginx/auth_request.conf", append(n.places(introspectd, backend), edits...)...))
+	return n
+}
+
+// places are the addresses and paths to replace in a recipe of nginx.
+func (n *nginx) places(introspectd, backend string) []edit {
+	return []edit{
 		{"server 127.0.0.1:8080;", "server " + introspectd + ";"},
 		{"server 127.0.0.1:9000;", "server " + backend + ";"},
 		{"listen 443 ssl;", "listen " + n.Address + " ssl;"},
 		{"/etc/nginx/api.example.crt", n.certificate},
 		{"/etc/nginx/api.example.key", n.key},
-	}, edits...) {
-		if !strings.Contains(conf, e.old) {
-			t.Fatalf("the recipe has no %q", e.old)
-		}
-		conf = strings.ReplaceAll(conf, e.old, e.with)
 	}
-	n.start(conf)
-	return n
 }
 
 // start runs it with what belongs into the http section, and with modules.
@@ -220,34 +298,10 @@ func (n *nginx) start(conf string, modules ...string) {
 	writeFile(n.t, filepath.Join(n.dir, "nginx.conf"), main+"include http.conf;\n}\n")
 
 	log := filepath.Join(n.dir, "error.log")
-	command := exec.Command(program, "-e", log, "-p", n.dir, "-c", filepath.Join(n.dir, "nginx.conf"))
-	said := &syncBuffer{}
-	command.Stdout, command.Stderr = said, said
-	if err := command.Start(); err != nil {
-		n.t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		_ = command.Wait()
-		close(ended)
-	}()
-	n.t.Cleanup(func() {
-		_ = command.Process.Signal(syscall.SIGTERM)
-		<-ended
-		if text, err := os.ReadFile(log); err == nil && n.t.Failed() {
-			n.t.Logf("nginx's log:\n%s%s", said, text)
-		}
-	})
-	until(n.t, "nginx listens", ended, func() bool {
-		c, err := net.Dial("tcp", n.Address)
-		if err != nil {
-			return false
-		}
-		return c.Close() == nil
-	})
+	n.run(exec.Command(program, "-e", log, "-p", n.dir, "-c", filepath.Join(n.dir, "nginx.conf")), log)
 }
 
-// reply is nginx's answer to a client.
+// reply is a gateway's answer to a client.
 type reply struct {
 	Status     int
 	Challenges []string
@@ -256,33 +310,33 @@ type reply struct {
 }
 
 // send makes a request with headers given as "Name: value", byte for byte.
-func (n *nginx) send(line string, headers ...string) reply {
-	n.t.Helper()
-	conn, answer := n.open(line, headers...)
+func (e *edge) send(line string, headers ...string) reply {
+	e.t.Helper()
+	conn, answer := e.open(line, headers...)
 	defer conn.Close()
 	body, err := io.ReadAll(answer.Body)
 	if err != nil {
-		n.t.Fatalf("%s: reading the answer: %v", line, err)
+		e.t.Fatalf("%s: reading the answer: %v", line, err)
 	}
-	return n.read(answer, body)
+	return e.read(answer, body)
 }
 
-func (n *nginx) read(answer *http.Response, body []byte) reply {
+func (e *edge) read(answer *http.Response, body []byte) reply {
 	r := reply{Status: answer.StatusCode, Challenges: answer.Header["Www-Authenticate"], Body: string(body)}
 	if answer.Header.Get("Content-Type") == "application/json" {
 		if err := json.Unmarshal(body, &r.Arrival); err != nil {
-			n.t.Fatalf("the backend's answer: %v in %s", err, body)
+			e.t.Fatalf("the backend's answer: %v in %s", err, body)
 		}
 	}
 	return r
 }
 
 // open sends the head of a request and reads that of the answer.
-func (n *nginx) open(line string, headers ...string) (*bufferedConn, *http.Response) {
-	n.t.Helper()
-	raw, err := tls.Dial("tcp", n.Address, n.tls)
+func (e *edge) open(line string, headers ...string) (*bufferedConn, *http.Response) {
+	e.t.Helper()
+	raw, err := tls.Dial("tcp", e.Address, e.tls)
 	if err != nil {
-		n.t.Fatal(err)
+		e.t.Fatal(err)
 	}
 	_ = raw.SetDeadline(time.Now().Add(10 * time.Second))
 	conn := &bufferedConn{raw, bufio.NewReader(raw)}
@@ -294,11 +348,11 @@ func (n *nginx) open(line string, headers ...string) (*bufferedConn, *http.Respo
 		head += h + "\r\n"
 	}
 	if _, err := io.WriteString(conn, head+"\r\n"); err != nil {
-		n.t.Fatal(err)
+		e.t.Fatal(err)
 	}
 	answer, err := http.ReadResponse(conn.buffer, nil)
 	if err != nil {
-		n.t.Fatalf("%s: %v", line, err)
+		e.t.Fatalf("%s: %v", line, err)
 	}
 	return conn, answer
 }

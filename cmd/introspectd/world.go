@@ -266,7 +266,8 @@ func (p *process) build(cfg *config.Config, before *world) (*world, error) {
 		return p.gate.Read(w.hasKeys(), p.kept.revocations.State(), p.kept.problems()...)
 	}
 	w.api = httpapi.New(httpapi.Options{
-		Introspector: w.introspector, Callers: who, Rows: cfg.Callers, Auth: cfg.Auth, Policies: cfg.Policies, Errors: cfg.Errors,
+		Introspector: w.introspector, Callers: who, Rows: cfg.Callers, Auth: cfg.Auth, MaxDelay: cfg.Revocation.MaxDelay,
+		Policies: cfg.Policies, Errors: cfg.Errors,
 		Profiles: cfg.Profiles, Signer: w.signer, PublicURL: cfg.Server.PublicURL, Observer: p.observer, Ready: ready,
 	})
 	w.admin = httpapi.NewAdmin(httpapi.AdminOptions{

@@ -49,7 +49,7 @@ func TestFaults(t *testing.T) {
 		},
 		{
 			name: "an unknown key without one", body: corp + "auth: {colour: red}\n",
-			want: "c.yaml:5:8: auth.colour: unknown key; expected one of allow_from",
+			want: "c.yaml:5:8: auth.colour: unknown key; expected one of allow_from, cacheable",
 		},
 		{name: "keys are case-exact", body: corp + "Auth: {}\n", want: "c.yaml:5:1: Auth: unknown key; did you mean auth?"},
 		{
@@ -113,7 +113,7 @@ func TestFaults(t *testing.T) {
 		{name: "an unknown key in the environment", body: corp, env: []string{"INTROSPECTD_SERVER__LISTN=x"}, want: "INTROSPECTD_SERVER__LISTN: server.listn: unknown key; did you mean listen?"},
 		{name: "an entry of a list in the environment", body: corp, env: []string{"INTROSPECTD_ISSUERS__0__NAME=x"}, want: "INTROSPECTD_ISSUERS__0__NAME: issuers.0.name: entries of a list can't be set one by one from here; write them in the file"},
 		{name: "nothing as true or false", body: corp, env: []string{"INTROSPECTD_SERVER__PPROF="}, want: "INTROSPECTD_SERVER__PPROF: server.pprof: expected true or false, got \"\""},
-		{name: "a later key in the environment", body: corp, env: []string{"INTROSPECTD_AUTH__CACHEABLE=true"}, want: "INTROSPECTD_AUTH__CACHEABLE: auth.cacheable: not built yet: Cache-Control on the answers of /auth"},
+		{name: "a later key in the environment", body: corp, env: []string{"INTROSPECTD_SERVER__FORWARDED=X"}, want: "INTROSPECTD_SERVER__FORWARDED: server.forwarded: not built yet: believing forwarded headers"},
 		{name: "a wrong value on the command line", body: corp, flags: map[string]string{"server.listen": "nowhere"}, want: `command line: server.listen: expected host:port or unix:/path, got "nowhere"`},
 		{name: "a state file in no directory", body: corp + "state: {path: nowhere/state}\n", want: `c.yaml:5:9: state.path: expected a file in a directory that exists, got "nowhere/state"`},
 		{name: "a directory as the state file", body: corp, env: []string{"INTROSPECTD_STATE__PATH=/"}, want: `INTROSPECTD_STATE__PATH: state.path: expected a file, got the directory "/"`},
@@ -123,7 +123,6 @@ func TestFaults(t *testing.T) {
 
 		// What is not built yet.
 		{name: "server.forwarded", body: corp + "server: {forwarded: {uri: X}}\n", want: "c.yaml:5:10: server.forwarded: not built yet: believing forwarded headers"},
-		{name: "auth.cacheable", body: corp + "auth: {cacheable: true}\n", want: "c.yaml:5:8: auth.cacheable: not built yet: Cache-Control on the answers of /auth"},
 		{
 			name: "redis without a seal key", body: corp + "redis: {}\n",
 			want: "c.yaml:5:1: redis.seal_keys: expected a key: what lies in redis is sealed. Make one with `openssl rand -base64 32`, put it into a file, and name that: seal_keys: [{file: /run/secrets/seal}]",

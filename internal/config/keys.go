@@ -70,7 +70,6 @@ func isUnmarshaler(t reflect.Type) bool {
 // was written.
 func later(key string) (string, bool) {
 	purpose, ok := map[string]string{
-		"auth.cacheable":                                  "Cache-Control on the answers of /auth",
 		"server.forwarded":                                "believing forwarded headers",
 		"callers[].methods[]=private_key_jwt":             "authentication by a signed assertion",
 		"callers[].methods[]=tls_client_auth":             "authentication by a client certificate",

@@ -44,9 +44,12 @@ type Options struct {
 	Callers      *callers.Callers
 	Rows         []callers.Config // those that Callers were made of
 	Auth         AuthConfig
-	Policies     []Policy
-	Profiles     []Profile
-	Errors       ErrorsConfig
+	// MaxDelay is how late a revocation may act; no gateway is told to keep an
+	// answer for longer.
+	MaxDelay time.Duration
+	Policies []Policy
+	Profiles []Profile
+	Errors   ErrorsConfig
 	// Signer signs assertions; nil means that nothing is signed.
 	Signer *sign.Signer
 	// PublicURL is our own issuer identifier; empty means no metadata.
@@ -54,6 +57,8 @@ type Options struct {
 	Observer  *Observer
 	// Ready reports the state for /readyz.
 	Ready func() Readiness
+	// Now is the clock that lifetimes are counted by; nil means time.Now.
+	Now func() time.Time
 }
 
 // API is the public listener's handler: one configuration, immutable.
@@ -64,6 +69,8 @@ type API struct {
 	policies     map[string]*policy
 	profiles     map[string]*profile
 	allowFrom    []callers.Peer
+	keep         time.Duration // how long a gateway may keep an answer; 0: not at all
+	now          func() time.Time
 	refusals     refusals // of /auth and /ext-authz
 	observer     *Observer
 	ready        func() Readiness
@@ -85,9 +92,16 @@ func New(o Options) *API {
 		policies:     make(map[string]*policy, len(o.Policies)),
 		profiles:     make(map[string]*profile, len(o.Profiles)),
 		allowFrom:    o.Auth.AllowFrom,
+		now:          o.Now,
 		refusals:     refusalsIn(o.Errors.Format),
 		observer:     o.Observer,
 		ready:        o.Ready,
+	}
+	if a.now == nil {
+		a.now = time.Now
+	}
+	if o.Auth.Cacheable {
+		a.keep = o.MaxDelay
 	}
 	for _, row := range o.Rows {
 		a.views = append(a.views, compileView(row))
@@ -239,6 +253,8 @@ var (
 	contentJSON = []string{"application/json"}
 	noStore     = []string{"no-store"}
 	varyAccept  = []string{"Accept"}
+	// varyGateway names what an answer to a gateway depends on besides its path.
+	varyGateway = []string{"Authorization, X-Introspectd-Caller, X-Introspectd-Policy"}
 )
 
 // authenticate finds out who asks and whether it may do p.

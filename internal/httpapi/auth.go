@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"introspectd/internal/callers"
 	"introspectd/internal/introspect"
@@ -42,8 +43,26 @@ func (a *API) gateway(w http.ResponseWriter, r *http.Request, name, query string
 		Policy: name, repeated: r.Header["X-Introspectd-Policy"], query: query,
 		Authorization: r.Header["Authorization"], malformed: malformed,
 	})
+	ruling.lifetime = a.lifetime(ruling)
 	ruling.write(w)
 	return out
+}
+
+// lifetime is for how many seconds a gateway may keep a ruling: none of a
+// refusal, and of one that allows no longer than a revocation may be late, nor
+// than the token or the assertion that goes with it has left. Part of a second
+// is none, and so is what leeway gives.
+func (a *API) lifetime(r Ruling) int64 {
+	if a.keep == 0 || r.Status != http.StatusOK {
+		return 0
+	}
+	now := a.now()
+	left := func(until int64) time.Duration { return time.Unix(until, 0).Sub(now) }
+	keep := min(a.keep, left(r.answer.Expires()))
+	if r.assertion.Text != "" {
+		keep = min(keep, left(r.assertion.Expires))
+	}
+	return max(0, int64(keep/time.Second))
 }
 
 // rule judges the token of a forwarded request by a policy, whatever protocol

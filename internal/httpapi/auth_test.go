@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -33,7 +34,7 @@ func TestGatewayAnswers(t *testing.T) {
 				f.get(prefix+"/"+policy, good).want(t, http.StatusOK, "").
 					wantHeader(t, "X-Auth-Subject", "raw-claim-alice").wantHeader(t, "X-Auth-Issuer", corpIss).wantHeader(t, "X-Auth-Client-Id", "app").
 					wantHeader(t, "X-Auth-Username", "raw-claim-al").wantHeader(t, "X-Auth-Scope", "read write").
-					wantHeader(t, "Cache-Control", "no-store").wantHeader(t, "Content-Length", "0").wantHeader(t, "Content-Type").wantHeader(t, "WWW-Authenticate")
+					wantHeader(t, "Cache-Control", "no-store").wantHeader(t, "Vary").wantHeader(t, "Content-Length", "0").wantHeader(t, "Content-Type").wantHeader(t, "WWW-Authenticate")
 			}
 		}
 	})
@@ -452,5 +453,70 @@ func TestWhoMayUseAuth(t *testing.T) {
 		if len(warned) != 1 || warned[0]["line"] != `auth: {allow_from: ["10.9.9.9"]}` {
 			t.Errorf("got %v, want the one line with 10.9.9.9", warned)
 		}
+	})
+}
+
+func TestGatewaysMayKeepAnswers(t *testing.T) {
+	const kept = "Authorization, X-Introspectd-Caller, X-Introspectd-Policy"
+	keeping := func(s *setup) { s.keep, s.list.Config.MaxDelay = true, 10*time.Second }
+	lasting := func(seconds int) string { return fmt.Sprint("private, max-age=", seconds) }
+
+	bothGateways(t, "ATH-01 a yes, for what the token has left and no longer than a revocation may be late", func(t *testing.T, prefix string, _ int) {
+		f := newFixture(t, keeping)
+		now := f.clock.stop()
+		for left, want := range map[int64]string{3600: lasting(10), 11: lasting(10), 10: lasting(10), 9: lasting(9), 1: lasting(1)} {
+			token := mint(corp(), members{"iat": now, "exp": now + left})
+			for range 2 { // fresh and remembered
+				f.get(prefix+"/lenient", token).want(t, http.StatusOK, "").wantHeader(t, "Cache-Control", want).wantHeader(t, "Vary", kept)
+			}
+		}
+		for _, left := range []int64{0, -1, -29} { // leeway lets them pass
+			token := mint(corp(), members{"iat": now - 60, "exp": now + left})
+			f.get(prefix+"/lenient", token).want(t, http.StatusOK, "").wantHeader(t, "Cache-Control", "no-store").wantHeader(t, "Vary")
+		}
+		aging := mint(corp(), members{"iat": now, "exp": now + 12})
+		f.get(prefix+"/lenient", aging).wantHeader(t, "Cache-Control", lasting(10))
+		f.clock.advance(6500 * time.Millisecond)
+		f.get(prefix+"/lenient", aging).wantHeader(t, "Cache-Control", lasting(5))
+		f.clock.advance(5 * time.Second)
+		f.get(prefix+"/lenient", aging).wantStatus(t, http.StatusOK).wantHeader(t, "Cache-Control", "no-store").wantHeader(t, "Vary")
+	})
+	bothGateways(t, "ERR-03 never a refusal", func(t *testing.T, prefix string, malformed int) {
+		f := newFixture(t, keeping)
+		revoked := mint(corp(), members{"jti": "one"})
+		f.get(prefix+"/lenient", revoked).wantStatus(t, http.StatusOK)
+		f.post("/revoke", form("token", revoked), as("revoke-any")...).wantStatus(t, http.StatusOK)
+		for _, row := range []struct {
+			path, token string
+			status      int
+		}{
+			{"/lenient", revoked, http.StatusUnauthorized},
+			{"/lenient", mint(corp(), members{"exp": time.Now().Add(-time.Hour).Unix()}), http.StatusUnauthorized},
+			{"/lenient", "a b", malformed},
+			{"/strict", mint(corp(), nil), http.StatusForbidden},
+			{"/lenient", mint(dark(), nil), http.StatusServiceUnavailable},
+			{"/nosuch", mint(corp(), nil), http.StatusServiceUnavailable},
+		} {
+			f.get(prefix+row.path, row.token).wantStatus(t, row.status).wantHeader(t, "Cache-Control", "no-store").wantHeader(t, "Vary")
+		}
+		f.send("GET", prefix+"/lenient", "").wantStatus(t, http.StatusUnauthorized).wantHeader(t, "Cache-Control", "no-store")
+	})
+	bothGateways(t, "ERR-03 a bound of less than a second keeps nothing", func(t *testing.T, prefix string, _ int) {
+		f := newFixture(t, func(s *setup) { s.keep, s.list.Config.MaxDelay = true, 999*time.Millisecond })
+		f.get(prefix+"/lenient", mint(corp(), nil)).wantStatus(t, http.StatusOK).wantHeader(t, "Cache-Control", "no-store")
+	})
+	bothGateways(t, "GW-04 an assertion is not kept beyond its own end", func(t *testing.T, prefix string, _ int) {
+		f := newFixture(t, signing, keeping, func(s *setup) {
+			for n := range s.profiles {
+				s.profiles[n].Assertion.Lifetime = 4 * time.Second
+			}
+		})
+		now := f.clock.stop()
+		f.get(prefix+"/with-plain", mint(corp(), members{"iat": now, "exp": now + 3600})).wantStatus(t, http.StatusOK).wantHeader(t, "Cache-Control", lasting(4))
+	})
+	t.Run("ERR-03 what callers are told stays no-store", func(t *testing.T) {
+		f, token := newFixture(t, keeping), mint(corp(), nil)
+		f.ask("any", "/introspect", token).wantActive(t).wantHeader(t, "Cache-Control", "no-store")
+		f.ask("any", "/transform", token).wantActive(t).wantHeader(t, "Cache-Control", "no-store")
 	})
 }

@@ -15,6 +15,9 @@ type AuthConfig struct {
 	// AllowFrom are the peers that may use /auth and /ext-authz without a
 	// caller's credentials.
 	AllowFrom []callers.Peer `koanf:"allow_from" default:"[127.0.0.0/8, \"::1/128\", unix]"`
+	// Cacheable lets gateways keep the answer that a request may pass, for as
+	// long as a revocation may be late.
+	Cacheable bool `koanf:"cacheable" default:"false"`
 }
 
 // ErrorsConfig is the section `errors`.

@@ -5,6 +5,7 @@ import (
 	"iter"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.opentelemetry.io/otel/propagation"
@@ -56,6 +57,7 @@ type Ruling struct {
 	values    []string // of the policy's headers
 	assertion sign.Assertion
 	answer    introspect.Answer
+	lifetime  int64 // seconds for which a gateway may keep it over HTTP
 }
 
 // untold is the ruling where we could not tell.
@@ -173,6 +175,10 @@ func (r *Ruling) write(w http.ResponseWriter) {
 		h[removeHeader] = []string{r.policy.remove}
 	}
 	h["Cache-Control"] = noStore
+	if r.lifetime > 0 {
+		h["Cache-Control"] = []string{"private, max-age=" + strconv.FormatInt(r.lifetime, 10)}
+		h["Vary"] = varyGateway
+	}
 	h["Content-Length"] = []string{"0"}
 	w.WriteHeader(http.StatusOK)
 }
