@@ -89,6 +89,7 @@ type process struct {
 	gate         *httpapi.Gate
 	limits       *callers.Limits
 	kept         *stores
+	systemd      notifier
 	current      atomic.Pointer[world]
 	reloaded     atomic.Int64
 	adopting     sync.Mutex
