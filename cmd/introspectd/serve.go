@@ -84,6 +84,7 @@ func serve(ctx context.Context, cfg *config.Config, s serving) error {
 	if err != nil {
 		return failure{exitFailed, err}
 	}
+	p.systemd = newNotifier(s.t.env)
 	if err := p.adopt(cfg); err != nil {
 		p.stop()
 		return failure{exitUsage, err}
@@ -131,11 +132,16 @@ func serve(ctx context.Context, cfg *config.Config, s serving) error {
 		log.Info("listening", "address", r.Listener.Addr().String())
 	}
 
-	context.AfterFunc(ctx, p.gate.Drain)
 	var beside sync.WaitGroup
 	defer beside.Wait()
 	besideCtx, stop := context.WithCancel(ctx)
 	defer stop()
+	beside.Go(func() {
+		<-besideCtx.Done()
+		p.gate.Drain()
+		p.told(p.systemd.stopping())
+	})
+	p.told(p.systemd.ready("serving"))
 	beside.Go(func() { p.watch(besideCtx, hangups, s.load) })
 	if collectsByItself(s.t.env) {
 		beside.Go(func() { (&collecting{caches: p.caches}).run(besideCtx) })
@@ -195,6 +201,7 @@ func (p *process) watch(ctx context.Context, hangups <-chan os.Signal, load func
 // reload builds the new world beside the old one and swaps them; where it
 // can't be built, the old one goes on.
 func (p *process) reload(load func() (*config.Config, error)) {
+	p.told(p.systemd.reloading())
 	cfg, err := load()
 	if err == nil {
 		if keys := p.config().RestartNeeded(cfg); len(keys) > 0 {
@@ -211,11 +218,21 @@ func (p *process) reload(load func() (*config.Config, error)) {
 		p.reloaded.Store(0)
 		p.log.Error("reload refused; what runs goes on", "cause", err.Error())
 		p.reread()
+		p.told(p.systemd.ready("reload refused; what ran before goes on"))
 		return
 	}
 	p.reloaded.Store(1)
+	p.told(p.systemd.ready("serving"))
 	p.log.Info("reloaded", slog.Int("issuers", len(cfg.Issuers)), slog.Int("callers", len(cfg.Callers)), slog.Int("policies", len(cfg.Policies)))
 	for _, warning := range cfg.Warnings() {
 		p.log.Warn(warning)
+	}
+}
+
+// told logs that systemd could not be told something. The service goes on; it
+// is systemd that may give up on it.
+func (p *process) told(err error) {
+	if err != nil {
+		p.log.Warn("systemd does not hear us", "cause", err.Error())
 	}
 }

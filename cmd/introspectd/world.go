@@ -91,6 +91,7 @@ type process struct {
 	limits       *callers.Limits
 	turns        *verify.Turns
 	kept         *stores
+	systemd      notifier
 	current      atomic.Pointer[world]
 	reloaded     atomic.Int64
 	adopting     sync.Mutex
