@@ -116,7 +116,7 @@ func newKong(t *testing.T, given routes) *gateway {
 	need(t, "nginx")
 	g := &gateway{backend: newBackend(t)}
 	g.issuer, g.iss = newIssuer(t)
-	g.service = start(t, oneCaller+gatewayPolicies+"issuers:\n"+row("idp", g.iss))
+	g.service = start(t, "auth: {cacheable: true}\n"+oneCaller+gatewayPolicies+"issuers:\n"+row("idp", g.iss))
 	g.tap = newTap(t, strings.TrimPrefix(g.service.URL, "http://"))
 	for _, settings := range given {
 		if settings["url"] == nil && settings["functions"] == nil {

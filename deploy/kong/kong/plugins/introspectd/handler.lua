@@ -210,15 +210,16 @@ function Introspectd.fetch(conf, question)
   return answer, nil, Introspectd.keep(conf, question, answer)
 end
 
--- keep is for how long an answer may be kept. Only a yes is: refusals, which
--- anybody can provoke, would drive Kong's own entries out.
+-- keep is for how long an answer may be kept: a verdict for as long as it says
+-- itself, claims until the token ends. Only a yes is: refusals, which anybody
+-- can provoke, would drive Kong's own entries out.
 function Introspectd.keep(conf, question, answer)
   local ttl = -1
   if conf.cache_ttl == 0 or answer.status ~= 200 then
     return -1
   elseif question.method == "GET" then
-    local age = match(tostring(answer.headers["cache-control"]), "max%-age=(%d+)")
-    ttl = math.min(conf.cache_ttl, tonumber(age) or conf.cache_ttl)
+    local age = match(tostring(answer.headers["cache-control"]), "^private, max%-age=(%d+)$")
+    ttl = math.min(conf.cache_ttl, tonumber(age) or -1)
   else
     local claims = cjson.decode(answer.body)
     if type(claims) == "table" and claims.active == true and type(claims.exp) == "number" then
