@@ -239,6 +239,7 @@ var (
 	contentJSON = []string{"application/json"}
 	noStore     = []string{"no-store"}
 	varyAccept  = []string{"Accept"}
+	noLength    = []string{"0"}
 )
 
 // authenticate finds out who asks and whether it may do p.

@@ -170,9 +170,9 @@ func (r *Ruling) write(w http.ResponseWriter) {
 		h[r.policy.header] = []string{r.assertion.Text}
 	}
 	if r.policy.remove != "" {
-		h[removeHeader] = []string{r.policy.remove}
+		h[removeHeader] = r.policy.removeValue
 	}
 	h["Cache-Control"] = noStore
-	h["Content-Length"] = []string{"0"}
+	h["Content-Length"] = noLength
 	w.WriteHeader(http.StatusOK)
 }
