@@ -255,6 +255,7 @@ var (
 	varyAccept  = []string{"Accept"}
 	// varyGateway names what an answer to a gateway depends on besides its path.
 	varyGateway = []string{"Authorization, X-Introspectd-Caller, X-Introspectd-Policy"}
+	noLength    = []string{"0"}
 )
 
 // authenticate finds out who asks and whether it may do p.

@@ -25,6 +25,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/goleak"
 
@@ -151,6 +152,8 @@ type setup struct {
 	digests  []byte // the key of the store's digests
 	meter    metric.Meter
 	log      io.Writer
+	access   *slog.Logger // nil for log
+	tracer   trace.Tracer
 	pprof    bool
 	address  string // the admin listener's
 	hosts    []string
@@ -334,6 +337,7 @@ func newFixture(t testing.TB, changes ...func(*setup)) *fixture {
 		store:    memstore.New(32 << 20),
 		meter:    metricnoop.Meter{},
 		log:      io.MultiWriter(f.log, &suite),
+		tracer:   tracenoop.NewTracerProvider().Tracer(""),
 		address:  "127.0.0.1:8081",
 		ready:    func() httpapi.Readiness { return f.gate.Read(map[string]bool{"corp": true}, f.revocations.State()) },
 		refresh:  map[string]error{"corp": nil},
@@ -363,7 +367,11 @@ func (f *fixture) wire(s setup) {
 		issuers = append(issuers, introspect.Issuer{Config: row, Verifier: verify.NewIssuer(row.Config, keys)})
 	}
 	log := slog.New(slog.NewJSONHandler(s.log, nil))
-	observer, err := httpapi.NewObserver(log, log, s.meter, tracenoop.NewTracerProvider().Tracer(""), propagation.TraceContext{})
+	access := log
+	if s.access != nil {
+		access = s.access
+	}
+	observer, err := httpapi.NewObserver(log, access, s.meter, s.tracer, propagation.TraceContext{})
 	f.must(err)
 	f.revocations, err = revoke.New(s.list)
 	f.must(err)

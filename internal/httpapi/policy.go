@@ -17,7 +17,8 @@ type policy struct {
 	headers []identityHeader
 	// remove is the value of the header that makes Envoy remove request
 	// headers, empty for none.
-	remove string
+	remove      string
+	removeValue []string // the same as a header's lines
 	// size is what an answer's headers take in bytes without the identity.
 	size  int
 	realm string
@@ -51,6 +52,7 @@ func compilePolicy(row Policy, profiles map[string]*profile) *policy {
 		p.header = http.CanonicalHeaderKey(cmp.Or(row.Assertion.Header, p.profile.shape.Header()))
 	}
 	if p.remove != "" {
+		p.removeValue = []string{p.remove}
 		p.size += len(removeHeader) + len(": \r\n") + len(p.remove)
 	}
 	return p

@@ -172,13 +172,13 @@ func (r *Ruling) write(w http.ResponseWriter) {
 		h[r.policy.header] = []string{r.assertion.Text}
 	}
 	if r.policy.remove != "" {
-		h[removeHeader] = []string{r.policy.remove}
+		h[removeHeader] = r.policy.removeValue
 	}
 	h["Cache-Control"] = noStore
 	if r.lifetime > 0 {
 		h["Cache-Control"] = []string{"private, max-age=" + strconv.FormatInt(r.lifetime, 10)}
 		h["Vary"] = varyGateway
 	}
-	h["Content-Length"] = []string{"0"}
+	h["Content-Length"] = noLength
 	w.WriteHeader(http.StatusOK)
 }

@@ -48,12 +48,10 @@ package introspect
 import (
 	"cmp"
 	"context"
-	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
-	"hash"
 	"sync"
 	"time"
 
@@ -129,7 +127,8 @@ type Introspector struct {
 	shared        *shared // nil for none
 	revocations   *revoke.List
 	flights       flights
-	macs          sync.Pool
+	digestKey     []byte
+	texts         sync.Pool // of *[]byte, for digest
 	now           func() time.Time
 	metrics       metrics
 }
@@ -167,11 +166,10 @@ func New(issuers []Issuer, o Options) (*Introspector, error) {
 	if in.verifier, err = verify.New(o.Turns, verifiers...); err != nil {
 		return nil, err
 	}
-	key := o.DigestKey
-	if len(key) == 0 {
-		key = NewDigestKey()
+	if in.digestKey = o.DigestKey; len(in.digestKey) == 0 {
+		in.digestKey = NewDigestKey()
 	}
-	in.macs.New = func() any { return &mac{hash: hmac.New(sha256.New, key)} }
+	in.texts.New = func() any { return new(make([]byte, 0, 2048)) }
 	in.metrics, err = newMetrics(o.Meter)
 	return in, err
 }
@@ -383,23 +381,17 @@ func (in *Introspector) believe(entry []byte, now time.Time) (a Answer, until in
 	return a, e.until, true
 }
 
-// mac is a keyed hash with room for the token it digests, and for its sum.
-type mac struct {
-	hash hash.Hash
-	text []byte
-	sum  Key
-}
-
 // digest is what token is remembered under, and what its flight is called: a
-// collision of either would give one token the answer of another.
+// collision of either would give one token the answer of another. It is SHA-256
+// of the key, the token's length and the token: with its length before it no
+// text is the beginning of another, so that nothing can be appended to one, and
+// HMAC would only be a second digest.
 func (in *Introspector) digest(token string) Key {
-	m := in.macs.Get().(*mac)
-	m.text = binary.BigEndian.AppendUint64(m.text[:0], uint64(len(token)))
-	m.text = append(m.text, token...)
-	m.hash.Reset()
-	m.hash.Write(m.text)
-	m.hash.Sum(m.sum[:0])
-	sum := m.sum
-	in.macs.Put(m)
+	text := in.texts.Get().(*[]byte)
+	*text = append((*text)[:0], in.digestKey...)
+	*text = binary.BigEndian.AppendUint64(*text, uint64(len(token)))
+	*text = append(*text, token...)
+	sum := sha256.Sum256(*text)
+	in.texts.Put(text)
 	return sum
 }
