@@ -16,8 +16,10 @@ type collecting struct {
 }
 
 const (
-	// leastGarbage comes together before there is a collection, in bytes.
+	// leastGarbage comes together before there is a collection, in bytes; of
+	// three times what lives, up to mostExtra does.
 	leastGarbage = 32 << 20
+	mostExtra    = 128 << 20
 	paceEvery    = 5 * time.Second
 )
 
@@ -59,7 +61,9 @@ func (c *collecting) pace(live int64) {
 // live bytes with caches in it.
 func garbageShare(live, caches int64) int {
 	live = max(live, caches+1<<20) // there may have been no collection since they were made
-	return int(max(1, 100*max(live-caches, leastGarbage)/live))
+	marked := live - caches
+	garbage := max(leastGarbage, min(3*marked, mostExtra), marked)
+	return int(max(1, 100*garbage/live))
 }
 
 // liveHeap is what was in use after the last collection, in bytes.
