@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 
@@ -78,6 +79,7 @@ type loop struct {
 
 // connection has at most one request on its way.
 type connection struct {
+	index  int32 // in loop.conns
 	fd     int
 	unsent []byte
 	in     []byte
@@ -94,14 +96,17 @@ func newLoop(l load) (p *loop, err error) {
 		return p, fmt.Errorf("epoll: %w", err)
 	}
 	for range l.connections {
-		if err := p.connect(); err != nil {
+		c := &connection{index: int32(len(p.conns)), fd: -1, in: make([]byte, 0, mostAnswer)}
+		p.conns, p.idle = append(p.conns, c), append(p.idle, c)
+		if err := p.connect(c); err != nil {
 			return p, err
 		}
 	}
 	return p, nil
 }
 
-func (p *loop) connect() error {
+// connect opens a connection, or opens it again.
+func (p *loop) connect(c *connection) error {
 	to, err := net.ResolveTCPAddr("tcp4", p.address)
 	if err != nil {
 		return err
@@ -110,20 +115,21 @@ func (p *loop) connect() error {
 	if err != nil {
 		return fmt.Errorf("socket: %w", err)
 	}
-	c := &connection{fd: fd, in: make([]byte, 0, mostAnswer)}
-	p.conns, p.idle = append(p.conns, c), append(p.idle, c)
+	c.fd = fd
 	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: to.Port, Addr: [4]byte(to.IP.To4())}); err != nil {
 		return fmt.Errorf("connecting to %s: %w", p.address, err)
 	}
 	return errors.Join(
 		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
 		unix.SetNonblock(fd, true),
-		unix.EpollCtl(p.poll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(len(p.conns) - 1)}))
+		unix.EpollCtl(p.poll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: c.index}))
 }
 
 func (p *loop) close() {
 	for _, c := range p.conns {
-		_ = unix.Close(c.fd)
+		if c.fd >= 0 {
+			_ = unix.Close(c.fd)
+		}
 	}
 	if p.poll >= 0 {
 		_ = unix.Close(p.poll)
@@ -194,8 +200,9 @@ func (p *loop) sendDue(end time.Time) error {
 		if at.After(now) || !at.Before(end) {
 			return nil
 		}
-		c := p.idle[len(p.idle)-1]
-		p.idle = p.idle[:len(p.idle)-1]
+		// In turn: one that is left alone for long is closed by the server.
+		c := p.idle[0]
+		p.idle = slices.Delete(p.idle, 0, 1)
 		if err := p.send(c, at, time.Time{}); err != nil {
 			return err
 		}
@@ -237,6 +244,11 @@ func (p *loop) receive(c *connection, end time.Time) error {
 	switch {
 	case errors.Is(err, unix.EAGAIN):
 		return nil
+	case n <= 0 && p.rate > 0 && slices.Contains(p.idle, c):
+		// Servers close what is idle for long.
+		err = unix.Close(c.fd)
+		c.fd = -1
+		return errors.Join(err, p.connect(c))
 	case err != nil:
 		return fmt.Errorf("%s: %w", p.address, err)
 	case n == 0:

@@ -147,6 +147,35 @@ func TestALoadThatCannotBeSentIsAnError(t *testing.T) {
 	}
 }
 
+// A fixed rate may leave a connection alone for longer than its server keeps it.
+func TestAConnectionThatWasIdleForTooLongIsOpenedAgain(t *testing.T) {
+	onLinux(t)
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	s.Listener = &closesAtOnce{Listener: s.Listener, spared: 7}
+	s.Start()
+	t.Cleanup(s.Close)
+	address := s.Listener.Addr().String()
+	// The eighth is needed 350 ms after it was closed.
+	got, err := load{address: address, connections: 8, requests: get(address, "/"), rate: 20, length: 450 * time.Millisecond, right: status(200)}.run(t.Context(), -1)
+	if err != nil || got.requests != 9 || got.wrong > 0 {
+		t.Errorf("got %d requests, %d wrong, %v; want 9 right ones", got.requests, got.wrong, err)
+	}
+}
+
+// closesAtOnce closes the connection after those that are spared.
+type closesAtOnce struct {
+	net.Listener
+	spared int
+}
+
+func (l *closesAtOnce) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if l.spared--; err == nil && l.spared == -1 {
+		_ = c.Close()
+	}
+	return c, err
+}
+
 // onLinux skips what needs epoll or /proc.
 func onLinux(t *testing.T) {
 	t.Helper()
