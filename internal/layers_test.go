@@ -48,10 +48,11 @@ var allowed = map[string][]string{
 	"loadtest":            {"internal/devissuer", "internal/redistest"},
 }
 
-// The aims of the house: what keeps a reader's way short.
+// What keeps a reader's way short. The aim for the longest chain is 6; README.md
+// says what the seventh package is for.
 const (
 	mostEdges = 2.0 // per package
-	mostDepth = 6   // arrows on the longest chain
+	mostDepth = 7   // packages on the longest chain
 )
 
 func TestImportsFollowTheMap(t *testing.T) {
@@ -91,8 +92,8 @@ func TestImportGraphStaysNarrowAndShallow(t *testing.T) {
 	if perPackage := float64(edges) / float64(len(graph)); perPackage > mostEdges {
 		t.Errorf("%d packages, %.2f import edges per package, want at most %.1f", len(graph), perPackage, mostEdges)
 	}
-	if len(longest)-1 > mostDepth {
-		t.Errorf("longest chain: %d arrows, want at most %d: %s", len(longest)-1, mostDepth, strings.Join(longest, " → "))
+	if len(longest) > mostDepth {
+		t.Errorf("longest chain: %d packages, want at most %d: %s", len(longest), mostDepth, strings.Join(longest, " → "))
 	}
 }
 
