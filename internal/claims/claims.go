@@ -84,7 +84,7 @@ var (
 // members. The set's values lie in text, which is compacted in place and must
 // not be used afterwards.
 func Decode(text []byte) (Set, error) {
-	if tooDeep(text) {
+	if Depth(text) > MaxDepth { // what is no JSON the parser refuses
 		return nil, errDepth
 	}
 	r := readers.Get().(*reader)
@@ -165,11 +165,11 @@ func nameOf(quoted jsontext.Value) string {
 	return name
 }
 
-// tooDeep counts brackets outside strings, before a parser spends memory on
-// them. On text that is not JSON its answer means nothing; the parser refuses
-// that anyway.
-func tooDeep(text []byte) bool {
-	depth, quoted := 0, false
+// Depth is how deep text nests, the outermost object or array counted. It counts
+// brackets outside strings, before a parser spends memory on them. On text that
+// is not JSON its answer means nothing.
+func Depth(text []byte) (deepest int) {
+	level, quoted := 0, false
 	for i := 0; i < len(text); i++ {
 		switch c := text[i]; {
 		case quoted && c == '\\':
@@ -178,14 +178,13 @@ func tooDeep(text []byte) bool {
 			quoted = !quoted
 		case quoted:
 		case c == '{' || c == '[':
-			if depth++; depth > MaxDepth {
-				return true
-			}
+			level++
+			deepest = max(deepest, level)
 		case c == '}' || c == ']':
-			depth--
+			level--
 		}
 	}
-	return false
+	return deepest
 }
 
 // String returns the string that v is, and false where v is none.

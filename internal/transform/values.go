@@ -407,31 +407,11 @@ func appendObject(dst []byte, m traits.Mapper, level int) ([]byte, error) {
 
 // appendText appends JSON of the token as it stands there.
 func appendText(dst []byte, text jsontext.Value, level int) ([]byte, error) {
-	if level+depth(text)-1 > claims.MaxDepth {
+	if level+claims.Depth(text)-1 > claims.MaxDepth {
 		return nil, errDeep
 	}
 	if len(dst)+len(text) > maxOutput {
 		return nil, errLarge
 	}
 	return append(dst, text...), nil
-}
-
-// depth is how deep valid JSON nests, the outermost object or array counted.
-func depth(text jsontext.Value) (deepest int) {
-	level, quoted := 0, false
-	for i := 0; i < len(text); i++ {
-		switch c := text[i]; {
-		case quoted && c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case quoted:
-		case c == '{' || c == '[':
-			level++
-			deepest = max(deepest, level)
-		case c == '}' || c == ']':
-			level--
-		}
-	}
-	return deepest
 }
