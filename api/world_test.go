@@ -143,7 +143,9 @@ func newWorldThatKeeps(t *testing.T, dir string, kept revoke.Options, change fun
 		keys[row.Name], names[row.Issuer] = k, row.Name
 		issuers = append(issuers, introspect.Issuer{Config: row, Verifier: verify.NewIssuer(row.Config, k)})
 	}
-	introspector, err := introspect.New(issuers, introspect.Options{Cache: cfg.Cache, Store: memstore.New(1 << 20), Revocations: list, Meter: tel.Meter})
+	metrics, err := introspect.NewMetrics(tel.Meter)
+	must(t, err)
+	introspector, err := introspect.New(issuers, introspect.Options{Cache: cfg.Cache, Store: memstore.New(1 << 20), Revocations: list, Metrics: metrics})
 	must(t, err)
 	who, err := callers.New(cfg.Callers, callers.NewLimits(time.Now))
 	must(t, err)

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"go.opentelemetry.io/otel/metric/noop"
 
 	"introspectd/internal/callers"
 	"introspectd/internal/config"
@@ -83,7 +82,7 @@ func explain(ctx context.Context, t terminal, q question, token string) error {
 		}
 		issuers = append(issuers, introspect.Issuer{Config: row, Verifier: verify.NewIssuer(row.Config, keys[n])})
 	}
-	in, err := introspect.New(issuers, introspect.Options{Cache: cfg.Cache, Meter: noop.Meter{}})
+	in, err := introspect.New(issuers, introspect.Options{Cache: cfg.Cache})
 	if err != nil {
 		return failure{exitUsage, err}
 	}

@@ -90,6 +90,7 @@ type process struct {
 	gate         *httpapi.Gate
 	limits       *callers.Limits
 	turns        *verify.Turns
+	metrics      *introspect.Metrics
 	kept         *stores
 	systemd      notifier
 	current      atomic.Pointer[world]
@@ -106,6 +107,9 @@ func newProcess(tel *telemetry.Telemetry, certificates *listen.Certificates, kep
 	p.reloaded.Store(1)
 	var err error
 	if p.turns, err = verify.NewTurns(0, tel.Meter); err != nil {
+		return nil, err
+	}
+	if p.metrics, err = introspect.NewMetrics(tel.Meter); err != nil {
 		return nil, err
 	}
 	if p.observer, err = httpapi.NewObserver(tel.Log, tel.Access, tel.Meter, tel.Tracer, tel.Propagator); err != nil {
@@ -245,7 +249,7 @@ func (p *process) build(cfg *config.Config, before *world) (*world, error) {
 		w.keys[row.Name] = k
 		issuers = append(issuers, introspect.Issuer{Config: row, Verifier: verify.NewIssuer(row.Config, k.keys)})
 	}
-	options := introspect.Options{Cache: cfg.Cache, DigestKey: p.kept.digestKey, Revocations: p.kept.revocations, Turns: p.turns, Meter: p.telemetry.Meter}
+	options := introspect.Options{Cache: cfg.Cache, DigestKey: p.kept.digestKey, Revocations: p.kept.revocations, Turns: p.turns, Metrics: p.metrics}
 	if p.kept.redis != nil {
 		options.Shared = p.kept.redis.Verdicts()
 	}

@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"go.opentelemetry.io/otel/metric/noop"
 
 	"introspectd/internal/config"
 	"introspectd/internal/introspect"
@@ -405,7 +404,7 @@ func TestTheSeedsOwnTokens(t *testing.T) {
 			issuers = append(issuers, introspect.Issuer{Config: row, Verifier: verify.NewIssuer(row.Config, keys[n])})
 		}
 		var now time.Time
-		in, err := introspect.New(issuers, introspect.Options{Cache: cfg.Cache, Store: memstore.New(1 << 20), Meter: noop.Meter{}, Now: func() time.Time { return now }})
+		in, err := introspect.New(issuers, introspect.Options{Cache: cfg.Cache, Store: memstore.New(1 << 20), Now: func() time.Time { return now }})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -87,7 +87,7 @@ func spells(received []byte, want string) bool {
 	if string(received) == want {
 		return true
 	}
-	if len(received) > 3*len(want) || !bytes.ContainsAny(received, "%+") {
+	if len(received) > 3*len(want) || !encodes(received) {
 		return false
 	}
 	var space [256]byte
@@ -103,7 +103,7 @@ func spells(received []byte, want string) bool {
 // row's. How many are hashed depends on what was received alone.
 func (r *row) opensSpelled(received []byte) bool {
 	opened := r.opens(sha256.Sum256(received))
-	if !bytes.ContainsAny(received, "%+") {
+	if !encodes(received) {
 		return opened
 	}
 	var space [512]byte
@@ -113,6 +113,11 @@ func (r *row) opensSpelled(received []byte) bool {
 		}
 	}
 	return opened
+}
+
+// encodes says whether s may be a percent-encoded or form-encoded spelling.
+func encodes(s []byte) bool {
+	return bytes.IndexByte(s, '%') >= 0 || bytes.IndexByte(s, '+') >= 0
 }
 
 // decodePercent appends s to dst with %XX decoded and each + written as plus;

@@ -70,11 +70,10 @@ func NewLimits(now func() time.Time) *Limits {
 			Executor:         atOnce,
 			Clock:            clock,
 		}),
+		// A success says itself when it was, so the cache needs no clock for it.
 		successes: otter.Must(&otter.Options[guess, *atomic.Int64]{
-			MaximumSize:      mostSuccesses,
-			ExpiryCalculator: otter.ExpiryAccessing[guess, *atomic.Int64](trustFor + time.Minute),
-			Executor:         atOnce,
-			Clock:            clock,
+			MaximumSize: mostSuccesses,
+			Executor:    atOnce,
 		}),
 	}
 }

@@ -181,9 +181,11 @@ func (f *fixture) wire(s setup, log *slog.Logger) {
 		Config: revoke.Config{MaxDelay: time.Second, MaxEntries: 100, Grace: time.Minute, OnOutage: revoke.Deny}, File: shelf{},
 	})
 	f.must(err)
+	metrics, err := introspect.NewMetrics(s.meter)
+	f.must(err)
 	introspector, err := introspect.New(issuers, introspect.Options{
 		Cache: introspect.CacheConfig{Verdicts: introspect.VerdictsConfig{TTL: time.Minute, InactiveTTL: time.Second}},
-		Store: memstore.New(1 << 20), Revocations: f.revocations, Meter: s.meter,
+		Store: memstore.New(1 << 20), Revocations: f.revocations, Metrics: metrics,
 	})
 	f.must(err)
 	if s.blind {

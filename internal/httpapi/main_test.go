@@ -375,9 +375,11 @@ func (f *fixture) wire(s setup) {
 	f.must(err)
 	f.revocations, err = revoke.New(s.list)
 	f.must(err)
+	metrics, err := introspect.NewMetrics(s.meter)
+	f.must(err)
 	introspector, err := introspect.New(issuers, introspect.Options{
 		Cache: introspect.CacheConfig{Verdicts: introspect.VerdictsConfig{TTL: 5 * time.Minute, InactiveTTL: 10 * time.Second}},
-		Store: s.store, DigestKey: s.digests, Revocations: f.revocations, Meter: s.meter, Now: f.clock.now,
+		Store: s.store, DigestKey: s.digests, Revocations: f.revocations, Metrics: metrics, Now: f.clock.now,
 	})
 	f.must(err)
 	who, err := callers.New(s.callers, callers.NewLimits(f.clock.now))

@@ -50,6 +50,13 @@ func (f *flights) do(ctx context.Context, key Key, judge func() (landed, error))
 	}
 }
 
+// has says whether a judgement of key is under way.
+func (f *flights) has(key Key) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.underWay[key] != nil
+}
+
 // join returns the flight of key, and whether it is the caller's to make.
 func (f *flights) join(key Key) (one *flight, first bool) {
 	f.mu.Lock()

@@ -57,7 +57,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 	jsonv1 "github.com/go-json-experiment/json/v1"
-	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/metric/noop"
 
 	"introspectd/internal/revoke"
 	"introspectd/internal/transform"
@@ -111,7 +111,8 @@ type Options struct {
 	// Turns are those of the process at checking dear signatures; nil means its
 	// own.
 	Turns *verify.Turns
-	Meter metric.Meter
+	// Metrics are those of the process; nil means ones that nobody reads.
+	Metrics *Metrics
 	// Now is the clock that dates are held against; nil means time.Now.
 	Now func() time.Time
 }
@@ -130,7 +131,7 @@ type Introspector struct {
 	digestKey     []byte
 	texts         sync.Pool // of *[]byte, for digest
 	now           func() time.Time
-	metrics       metrics
+	metrics       *Metrics
 }
 
 // New returns an Introspector that trusts the given issuers.
@@ -143,6 +144,7 @@ func New(issuers []Issuer, o Options) (*Introspector, error) {
 		store:         o.Store,
 		shared:        newShared(o.Shared, o.Cache.Verdicts.Shared),
 		revocations:   o.Revocations,
+		metrics:       o.Metrics,
 		now:           o.Now,
 	}
 	if in.now == nil {
@@ -159,7 +161,7 @@ func New(issuers []Issuer, o Options) (*Introspector, error) {
 	}
 	var err error
 	if o.Turns == nil {
-		if o.Turns, err = verify.NewTurns(0, o.Meter); err != nil {
+		if o.Turns, err = verify.NewTurns(0, noop.Meter{}); err != nil {
 			return nil, err
 		}
 	}
@@ -170,7 +172,9 @@ func New(issuers []Issuer, o Options) (*Introspector, error) {
 		in.digestKey = NewDigestKey()
 	}
 	in.texts.New = func() any { return new(make([]byte, 0, 2048)) }
-	in.metrics, err = newMetrics(o.Meter)
+	if in.metrics == nil {
+		in.metrics, err = NewMetrics(noop.Meter{})
+	}
 	return in, err
 }
 
@@ -216,15 +220,27 @@ func (in *Introspector) Introspect(ctx context.Context, token string) (Answer, e
 		in.metrics.judged(ctx, pathHit, in.now().Sub(start))
 		return in.unrevoked(a, start)
 	}
-	// Looked at only now: what is not well spelled was never remembered.
-	if !verify.WellSpelled(token) {
-		return malformed(token), nil
+	w := in.shared.way(token)
+	var reading *verify.Reading // nil where it may turn out that nobody has to read the token
+	switch {
+	case w.asks == yes:
+		if !verify.WellSpelled(token) {
+			return malformed(token), nil
+		}
+	case !in.flights.has(key):
+		// What is refused for what it says was never remembered, and is told faster
+		// than others could wait for it.
+		if reading = in.verifier.Read(token); reading.Refused() {
+			l, err := in.verify(ctx, token, key, w, reading)
+			in.metrics.judged(ctx, l.path, in.now().Sub(start))
+			return l.answer, err
+		}
 	}
 	l, err := in.flights.do(ctx, key, func() (landed, error) {
 		if a, ok := in.recall(ctx, key, in.now()); ok {
 			return landed{a, pathVerified}, nil // another flight landed between our look and this one
 		}
-		return in.judge(ctx, token, key)
+		return in.judge(ctx, token, key, w, reading)
 	})
 	in.metrics.judged(ctx, l.path, in.now().Sub(start))
 	if err != nil {
@@ -240,20 +256,20 @@ func malformed(token string) Answer {
 
 // judge finds out about a token of which nothing is remembered: from the other
 // replicas, where that is the better way, or else by verifying it.
-func (in *Introspector) judge(ctx context.Context, token string, key Key) (landed, error) {
-	head := in.shared.head(token)
-	asks := in.shared.asks(head)
-	if asks == yes {
+func (in *Introspector) judge(ctx context.Context, token string, key Key, w way, reading *verify.Reading) (landed, error) {
+	if w.asks != no {
 		if a, ok := in.ask(ctx, token, key); ok {
 			return landed{a, pathShared}, nil
 		}
 	}
-	reading := in.verifier.Read(token)
-	if asks == unlessRefused && !reading.Refused() {
-		if a, ok := in.ask(ctx, token, key); ok {
-			return landed{a, pathShared}, nil
-		}
+	if reading == nil {
+		reading = in.verifier.Read(token)
 	}
+	return in.verify(ctx, token, key, w, reading)
+}
+
+// verify judges what was read of token, and remembers what that cost.
+func (in *Introspector) verify(ctx context.Context, token string, key Key, w way, reading *verify.Reading) (landed, error) {
 	start, now := time.Now(), in.now()
 	verdict, err := reading.Verify(ctx, now)
 	if err != nil {
@@ -265,7 +281,7 @@ func (in *Introspector) judge(ctx context.Context, token string, key Key) (lande
 		in.remember(ctx, key, entry, lifetime, !a.active)
 	}
 	if a.active {
-		in.shared.verified(head, took)
+		in.shared.verified(w, took)
 		in.shared.put(ctx, key, entry, lifetime)
 	}
 	return landed{a, pathVerified}, nil

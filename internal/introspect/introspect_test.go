@@ -113,9 +113,13 @@ func (f *fixture) introspector(change func(*introspect.IssuerConfig)) *introspec
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	metrics, err := introspect.NewMetrics(f.meter)
+	if err != nil {
+		f.t.Fatal(err)
+	}
 	o := introspect.Options{
 		Cache:     introspect.CacheConfig{Verdicts: introspect.VerdictsConfig{TTL: 5 * time.Minute, InactiveTTL: 10 * time.Second, Shared: f.sharing}},
-		DigestKey: f.key, Meter: f.meter, Now: f.clock, Revocations: f.list, Shared: f.others, Turns: f.turns,
+		DigestKey: f.key, Metrics: metrics, Now: f.clock, Revocations: f.list, Shared: f.others, Turns: f.turns,
 	}
 	if f.store != nil {
 		o.Store = f.store

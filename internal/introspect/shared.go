@@ -30,16 +30,6 @@ func newShared(c Cache, s Sharing) *shared {
 	return &shared{cache: c, sharing: s, seed: maphash.MakeSeed(), checks: checks{byHeader: map[uint64]*mean{}}}
 }
 
-// head stands for a token's header as it is spelled, which says by which
-// algorithm and key the token is verified.
-func (s *shared) head(token string) uint64 {
-	if s == nil {
-		return 0
-	}
-	head, _, _ := strings.Cut(token, ".")
-	return maphash.String(s.seed, head)
-}
-
 // asking says whether to ask the others for a verdict.
 type asking uint8
 
@@ -55,10 +45,25 @@ const (
 // the same: a measurement of a bad moment must not last.
 const verifyEvery = 32
 
-func (s *shared) asks(head uint64) asking {
+// way is how to find out about a token.
+type way struct {
+	// head stands for the token's header as it is spelled, which says by which
+	// algorithm and key it is verified.
+	head uint64
+	asks asking
+}
+
+// way is the better one for token. A nil s has all verified here.
+func (s *shared) way(token string) way {
 	if s == nil {
-		return no
+		return way{}
 	}
+	text, _, _ := strings.Cut(token, ".")
+	head := maphash.String(s.seed, text)
+	return way{head, s.asks(head)}
+}
+
+func (s *shared) asks(head uint64) asking {
 	check := s.checks.time(head)
 	switch {
 	case s.sharing == Always && check == 0:
@@ -73,10 +78,10 @@ func (s *shared) asks(head uint64) asking {
 	return yes
 }
 
-// verified notes how long a good token with that header took.
-func (s *shared) verified(head uint64, d time.Duration) {
+// verified notes how long a good token that went this way took.
+func (s *shared) verified(w way, d time.Duration) {
 	if s != nil {
-		s.checks.add(head, d)
+		s.checks.add(w.head, d)
 	}
 }
 
@@ -104,7 +109,7 @@ func (in *Introspector) ask(ctx context.Context, token string, key Key) (Answer,
 	// Only active verdicts are shared, and each under its own token's key: the
 	// store vouches for that, and we look.
 	ok = ok && a.active && a.input == verify.SigningInput(token)
-	in.metrics.asked(ctx, ok)
+	in.metrics.asked(ok)
 	if !ok {
 		return Answer{}, false
 	}

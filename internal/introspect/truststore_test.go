@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"go.opentelemetry.io/otel/metric/noop"
 	pkcs12 "software.sslmate.com/src/go-pkcs12"
 
 	"introspectd/internal/config"
@@ -48,7 +47,7 @@ func configured(t *testing.T, yaml string, now *time.Time) *introspect.Introspec
 		}
 		issuers = append(issuers, introspect.Issuer{Config: row, Verifier: verify.NewIssuer(row.Config, keys)})
 	}
-	in, err := introspect.New(issuers, introspect.Options{Cache: c.Cache, Store: memstore.New(64 << 20), Meter: noop.Meter{}, Now: clock})
+	in, err := introspect.New(issuers, introspect.Options{Cache: c.Cache, Store: memstore.New(64 << 20), Now: clock})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +230,7 @@ func TestVerdictsEndWithTheAlias(t *testing.T) {
 	c := f.config()
 	c.Keys = config
 	in, err := introspect.New([]introspect.Issuer{{Config: c, Verifier: verify.NewIssuer(c.Config, keys)}}, introspect.Options{
-		Cache: introspect.CacheConfig{Verdicts: introspect.VerdictsConfig{TTL: 5 * time.Minute}}, Store: f.store, Meter: noop.Meter{}, Now: f.clock,
+		Cache: introspect.CacheConfig{Verdicts: introspect.VerdictsConfig{TTL: 5 * time.Minute}}, Store: f.store, Now: f.clock,
 	})
 	if err != nil {
 		t.Fatal(err)
