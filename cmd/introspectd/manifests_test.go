@@ -107,14 +107,18 @@ func one(t *testing.T, all []document, kind string) document {
 const chartDir = "../../deploy/helm/introspectd"
 
 // chartWith renders the chart with one of its ci/ values and further lines of
-// YAML, which stand for the same keys there.
+// YAML, which stand for the same keys there. Whatever it renders is held to the
+// schemas.
 func chartWith(t *testing.T, values string, edits ...edit) ([]document, error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "values.yaml")
 	writeFile(t, path, deployed(t, "helm/introspectd/ci/"+values+"-values.yaml", edits...))
 	var docs []document
-	err := reads(t, &docs, "", "render", chartDir, path)
-	return docs, err
+	if err := reads(t, &docs, "", "render", chartDir, path); err != nil {
+		return nil, err
+	}
+	holdToSchemas(t, docs)
+	return docs, nil
 }
 
 func TestTheChartRendersWhatKubernetesTakes(t *testing.T) {
@@ -342,11 +346,18 @@ func source(t *testing.T) string {
 	return all.String()
 }
 
-func TestTheKustomizationIsTheChartInSmall(t *testing.T) {
-	var docs []document
+// kustomized are the documents of the kustomization.
+func kustomized(t *testing.T) (docs []document) {
+	t.Helper()
 	if err := reads(t, &docs, "", "kustomize", "../../deploy/kustomize"); err != nil {
 		t.Fatal(err)
 	}
+	return docs
+}
+
+func TestTheKustomizationIsTheChartInSmall(t *testing.T) {
+	docs := kustomized(t)
+	holdToSchemas(t, docs)
 	d := one(t, docs, "Deployment")
 	holdsPod(t, d, "0")
 	chart, err := chartWith(t, "one")
