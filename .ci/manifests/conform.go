@@ -28,7 +28,8 @@ type conformity struct {
 }
 
 // conform has kubeconform check every document of files by the schemas of the
-// modules that the go.mod in a directory names.
+// modules that the go.mod in a directory names, and then asks an API server's own
+// code.
 func conform(dir string, files []string) ([]conformity, error) {
 	books, err := open(dir)
 	if err != nil {
@@ -43,7 +44,7 @@ func conform(dir string, files []string) ([]conformity, error) {
 	if err != nil {
 		return nil, err
 	}
-	checker := checker{books, shelf, map[schema.GroupVersionKind]string{}, check}
+	checker := checker{books, shelf, map[schema.GroupVersionKind]description{}, check, newServer()}
 	found := []conformity{}
 	for _, file := range files {
 		stream, err := os.ReadFile(file)
@@ -65,9 +66,10 @@ func conform(dir string, files []string) ([]conformity, error) {
 // checker holds documents to schemas, which kubeconform reads from files.
 type checker struct {
 	library library
-	shelf   string                             // where the files are
-	from    map[schema.GroupVersionKind]string // whose those are that are there
+	shelf   string                                  // where the files are
+	there   map[schema.GroupVersionKind]description // what they were made from
 	by      validator.Validator
+	server  server
 }
 
 func (k checker) check(text []byte) (conformity, error) {
@@ -87,33 +89,41 @@ func (k checker) check(text []byte) (conformity, error) {
 		}
 		return c, nil
 	}
-	from, err := k.shelve(schema.FromAPIVersionAndKind(doc.APIVersion, doc.Kind))
+	d, err := k.shelve(schema.FromAPIVersionAndKind(doc.APIVersion, doc.Kind))
 	if err != nil {
 		return c, fmt.Errorf("the schema of %s: %w", doc.Kind, err)
 	}
-	if c.Schema = from; from != "" {
-		c.Faults = append(c.Faults, faults(k.by.ValidateResource(resource.Resource{Path: doc.Kind, Bytes: text}))...)
+	if c.Schema = d.from; d.from == "" {
+		return c, nil
+	}
+	c.Faults = append(c.Faults, faults(k.by.ValidateResource(resource.Resource{Path: doc.Kind, Bytes: text}))...)
+	// A document that can't be decoded for it is at fault; the schema says how.
+	said, err := k.server.refusals(text, d.custom)
+	if err != nil {
+		said = append(said, err.Error())
+	}
+	for _, s := range said {
+		c.Faults = append(c.Faults, "an API server: "+s)
 	}
 	return c, nil
 }
 
-// shelve puts the schema of a kind where kubeconform looks for it, and says
-// whose it is.
-func (k checker) shelve(kind schema.GroupVersionKind) (string, error) {
-	if from, there := k.from[kind]; there {
-		return from, nil
+// shelve puts the schema of a kind where kubeconform looks for it.
+func (k checker) shelve(kind schema.GroupVersionKind) (description, error) {
+	if d, there := k.there[kind]; there {
+		return d, nil
 	}
-	s, from, err := k.library.schema(kind)
-	if err != nil || s == nil {
-		return "", err
+	d, err := k.library.describe(kind)
+	if err != nil || d.from == "" {
+		return d, err
 	}
-	text, err := json.Marshal(s)
+	text, err := json.Marshal(d.schema)
 	if err != nil {
-		return "", err
+		return d, err
 	}
-	group := cmp.Or(kind.Group, kind.Version)
-	k.from[kind] = from
-	return from, os.WriteFile(filepath.Join(k.shelf, fmt.Sprintf("%s_%s_%s.json", group, kind.Version, strings.ToLower(kind.Kind))), text, 0o600)
+	k.there[kind] = d
+	name := fmt.Sprintf("%s_%s_%s.json", cmp.Or(kind.Group, kind.Version), kind.Version, strings.ToLower(kind.Kind))
+	return d, os.WriteFile(filepath.Join(k.shelf, name), text, 0o600)
 }
 
 // mesh decodes the configuration of an Istio mesh, which is no document of a

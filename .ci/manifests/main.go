@@ -13,7 +13,8 @@
 // Documents that are rendered, built or read are decoded strictly into the types
 // of Kubernetes' own API, or those of the Prometheus operator: an unknown or
 // misspelt field is an error, and so is a kind that neither knows. What is to
-// conform is held to schemas by kubeconform.
+// conform is held to schemas by kubeconform, and to what an API server's own code
+// asks beyond them.
 package main
 
 import (

@@ -97,9 +97,15 @@ func stands(group string) (path, file string) {
 	return "", ""
 }
 
+// definition is what a CustomResourceDefinition says of one version.
+type definition struct {
+	schema     *extensions.JSONSchemaProps
+	namespaced bool
+}
+
 // custom returns what defines a kind, nil where no module does, and which module
 // that is.
-func (l library) custom(kind schema.GroupVersionKind) (*extensions.JSONSchemaProps, string, error) {
+func (l library) custom(kind schema.GroupVersionKind) (*definition, string, error) {
 	path, file := stands(kind.Group)
 	if path == "" {
 		return nil, "", nil
@@ -116,37 +122,42 @@ func (l library) custom(kind schema.GroupVersionKind) (*extensions.JSONSchemaPro
 		if !bytes.Contains(one, []byte("kind: "+kind.Kind+"\n")) {
 			continue
 		}
-		var definition extensions.CustomResourceDefinition
-		if err := yaml.Unmarshal(one, &definition); err != nil {
+		var found extensions.CustomResourceDefinition
+		if err := yaml.Unmarshal(one, &found); err != nil {
 			return nil, "", err
 		}
-		if definition.Spec.Group != kind.Group || definition.Spec.Names.Kind != kind.Kind {
+		if found.Spec.Group != kind.Group || found.Spec.Names.Kind != kind.Kind {
 			continue
 		}
-		for _, v := range definition.Spec.Versions {
+		for _, v := range found.Spec.Versions {
 			if v.Name == kind.Version && v.Served {
-				return v.Schema.OpenAPIV3Schema, m.Path + " " + m.Version, nil
+				return &definition{v.Schema.OpenAPIV3Schema, found.Spec.Scope == extensions.NamespaceScoped}, m.Path + " " + m.Version, nil
 			}
 		}
 	}
 	return nil, "", nil
 }
 
-// schema returns the JSON Schema of a kind, and whose it is; nil where nobody
-// wrote one.
-func (l library) schema(kind schema.GroupVersionKind) (map[string]any, string, error) {
-	definition, from, err := l.custom(kind)
+// description is what a module says of a kind.
+type description struct {
+	from   string         // the module and its version; empty where there is none
+	custom *definition    // nil for a kind of Kubernetes' own
+	schema map[string]any // the same as JSON Schema
+}
+
+func (l library) describe(kind schema.GroupVersionKind) (description, error) {
+	custom, from, err := l.custom(kind)
 	if err != nil {
-		return nil, "", err
+		return description{}, err
 	}
 	root := map[string]any{}
-	if definition != nil {
-		text, err := json.Marshal(definition)
+	if custom != nil {
+		text, err := json.Marshal(custom.schema)
 		if err != nil {
-			return nil, "", err
+			return description{}, err
 		}
 		if err := json.Unmarshal(text, &root); err != nil {
-			return nil, "", err
+			return description{}, err
 		}
 		closed(root)
 		maps.Copy(root["properties"].(map[string]any), map[string]any{
@@ -157,12 +168,12 @@ func (l library) schema(kind schema.GroupVersionKind) (map[string]any, string, e
 		from = kubernetes + " " + l.modules[kubernetes].Version
 		root["allOf"] = []any{map[string]any{"$ref": "#/definitions/" + name}}
 	} else {
-		return nil, "", nil
+		return description{}, nil
 	}
 	needed := map[string]any{}
 	l.collect(root, needed)
 	root["definitions"] = needed
-	return root, from, nil
+	return description{from, custom, root}, nil
 }
 
 // native is the name of the definition of one of Kubernetes' own kinds.

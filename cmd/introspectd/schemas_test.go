@@ -14,7 +14,8 @@ import (
 )
 
 // conformity is what .ci/manifests says of a document: whose schema it was held
-// to by kubeconform, none if that is empty, and what is at fault.
+// to by kubeconform, none if that is empty, and what is at fault, also by the code
+// of an API server.
 type conformity struct {
 	File, Kind, Name, Schema string
 	Faults                   []string
@@ -152,7 +153,29 @@ func TestSchemasFindWhatIsWrong(t *testing.T) {
 		"PrometheusRule, a field":         {"fleet", edit{`"annotations":{"description"`, `"annotation":{"description"`}, "'annotation' not allowed"},
 		"PrometheusRule, a pattern":       {"fleet", edit{`"for":"`, `"for":"about `}, "does not match pattern"},
 		"HorizontalPodAutoscaler, a type": {"fleet", edit{`"maxReplicas":12`, `"maxReplicas":"12"`}, "got string, want integer"},
-		"a field that stands there twice": {"envoy/contour.yaml", edit{"failOpen: false", "failOpen: false\n      failOpen: true"}, "failOpen"},
+		// Kubernetes' own schemas have no bounds, patterns or enums to speak of. What a
+		// server would say of such values is said by its own code, and so are rules in
+		// CEL and names.
+		"server: Deployment, a name":            {"kustomize", edit{`"serviceAccountName":"introspectd"`, `"serviceAccountName":"Introspectd"`}, "serviceAccountName: Invalid value"},
+		"server: Deployment, a bound":           {"kustomize", edit{`"containerPort":8080`, `"containerPort":70000`}, "must be between 1 and 65535"},
+		"server: Deployment, a quantity":        {"kustomize", edit{`"memory":"`, `"memory":"much `}, "quantities must match"},
+		"server: Deployment, an enum":           {"kustomize", edit{`"type":"RuntimeDefault"`, `"type":"Default"`}, `Unsupported value: "Default"`},
+		"server: Deployment, a volume":          {"kustomize", edit{`"mountPath":"/etc/introspectd","name":"`, `"mountPath":"/etc/introspectd","name":"no-`}, "volumeMounts[0].name: Not found"},
+		"server: Deployment, labels":            {"kustomize", edit{`"matchLabels":{"app.kubernetes.io/name":"introspectd"`, `"matchLabels":{"app.kubernetes.io/name":"other"`}, "does not match template `labels`"},
+		"server: Service, a bound":              {"kustomize", edit{`"port":8080`, `"port":70000`}, "must be between 1 and 65535"},
+		"server: Service, a name":               {"kustomize", edit{`"targetPort":"http"`, `"targetPort":"the port of http"`}, "targetPort: Invalid value"},
+		"server: ConfigMap, a name":             {"nginx/ingress-nginx.yaml", edit{"name: to-backends", "name: to_backends"}, "metadata.name: Invalid value"},
+		"server: NetworkPolicy, an enum":        {"fleet", edit{`"policyTypes":["Ingress"`, `"policyTypes":["Incoming"`}, `Unsupported value: "Incoming"`},
+		"server: PodDisruptionBudget, a choice": {"fleet", edit{`"maxUnavailable":1`, `"maxUnavailable":1,"minAvailable":1`}, "cannot be both set"},
+		"server: HorizontalPodAutoscaler":       {"fleet", edit{`"maxReplicas":12`, `"maxReplicas":1`}, "must be greater than or equal to `minReplicas`"},
+		"server: Ingress, an enum":              {"kong/kubernetes.yaml", edit{"pathType: Prefix", "pathType: Prefixed"}, `Unsupported value: "Prefixed"`},
+		"server: Ingress, a path":               {"kong/kubernetes.yaml", edit{"path: /reports/", "path: reports/"}, "must be an absolute path"},
+		"server: Ingress, a host":               {"kong/kubernetes.yaml", edit{"host: api.example", "host: https://api.example"}, "rules[0].host: Invalid value"},
+		"server: HTTPRoute, a rule":             {"nginx/gateway-fabric.yaml", edit{"type: PathPrefix, value: /}", "type: PathPrefix, value: reports}"}, "must be an absolute path and start with"},
+		"server: HTTPRoute, a name":             {"nginx/gateway-fabric.yaml", edit{"metadata: {name: api,", "metadata: {name: API,"}, "metadata.name: Invalid value"},
+		"server: Istio, a rule":                 {"envoy/istio.yaml", edit{"workloadSelector: {labels: {istio: ingressgateway}}", "workloadSelector: {labels: {istio: ingressgateway}}\n  targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: api}]"}, "only one of targetRefs or workloadSelector can be set"},
+		"server: Envoy Gateway, a rule":         {"envoy/envoy-gateway.yaml", edit{"kind: HTTPRoute, name: reports}]", "kind: Service, name: reports}]"}, "this policy can only have"},
+		"a field that stands there twice":       {"envoy/contour.yaml", edit{"failOpen: false", "failOpen: false\n      failOpen: true"}, "failOpen"},
 	}
 	fleet, err := chartWith(t, "fleet")
 	if err != nil {
