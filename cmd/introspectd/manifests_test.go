@@ -152,6 +152,37 @@ func TestTheChartRendersWhatKubernetesTakes(t *testing.T) {
 	}
 }
 
+// Values that the two sets leave alone; chartWith holds what they render to the
+// schemas.
+func TestTheChartRendersWhatKubernetesTakesOfOtherValues(t *testing.T) {
+	const place = `
+nodeSelector: {kubernetes.io/arch: amd64}
+tolerations: [{key: gateways, operator: Exists, effect: NoSchedule}]
+affinity: {podAntiAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, podAffinityTerm: {topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app.kubernetes.io/name: introspectd}}}}]}}
+priorityClassName: gateways
+podLabels: {team: identity}
+podAnnotations: {example.com/reason: "none"}
+replicaCount: 1`
+	for name, tt := range map[string]struct {
+		values string
+		edit   edit
+	}{
+		"where pods run":          {"one", edit{"\nreplicaCount: 1", place}},
+		"a balancer of the cloud": {"one", edit{"replicaCount: 1", "replicaCount: 1\nservice: {type: LoadBalancer, port: 443, annotations: {example.com/internal: \"true\"}}\nextAuthzGRPC: true"}},
+		"ports of nodes, a tag":   {"one", edit{"replicaCount: 1", "replicaCount: 1\nservice: {type: NodePort}\nimage: {tag: 1.0.0-rc.1}"}},
+		"nothing that can be off": {"one", edit{"replicaCount: 1", "replicaCount: 1\npodDisruptionBudget: {enabled: false}\nnetworkPolicy: {enabled: false}\ntopologySpreadConstraints: []"}},
+		"a budget in percent":     {"fleet", edit{"extAuthzGRPC: true", "extAuthzGRPC: true\npodDisruptionBudget: {maxUnavailable: 25%}"}},
+		"the longest names":       {"fleet", edit{"extAuthzGRPC: true", "extAuthzGRPC: true\nfullnameOverride: " + strings.Repeat("n", 63) + "\nnameOverride: " + strings.Repeat("n", 70)}},
+		"a secret's longest name": {"fleet", edit{"secrets: [introspectd-callers,", "secrets: [" + strings.Repeat("callers.", 20) + "introspectd, introspectd-callers,"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := chartWith(t, tt.values, tt.edit); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // holdsPod holds a Deployment to what keeps its pod small, quiet and drained.
 func holdsPod(t *testing.T, d document, container string) {
 	t.Helper()
