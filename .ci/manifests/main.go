@@ -6,18 +6,19 @@
 //	manifests render CHART VALUES       the chart's documents, by helm's own engine
 //	manifests kustomize DIRECTORY       the documents of a kustomization
 //	manifests read FILE                 the documents of a file
+//	manifests conform MODULE FILE...    how the documents of files stand to schemas
 //	manifests compose FILE              a compose project, by the specification's own loader
 //	manifests promql                    the series that the expressions on standard input ask for
 //
-// Documents are decoded strictly into the types of Kubernetes' own API, or those
-// of the Prometheus operator: an unknown or misspelt field is an error, and so is
-// a kind that neither knows. That is what kubeconform checks by schemas, save
-// bounds and patterns of values.
+// Documents that are rendered, built or read are decoded strictly into the types
+// of Kubernetes' own API, or those of the Prometheus operator: an unknown or
+// misspelt field is an error, and so is a kind that neither knows. What is to
+// conform is held to schemas by kubeconform, and to what an API server's own code
+// asks beyond them.
 package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -60,7 +61,7 @@ func main() {
 
 func run(args []string) (any, error) {
 	if len(args) == 0 {
-		return nil, errors.New("lint, render, kustomize, read, compose or promql")
+		return nil, errors.New("lint, render, kustomize, read, conform, compose or promql")
 	}
 	arg := func(n int) string {
 		if n < len(args) {
@@ -75,6 +76,8 @@ func run(args []string) (any, error) {
 		return render(arg(1), arg(2))
 	case "kustomize":
 		return build(arg(1))
+	case "conform":
+		return conform(arg(1), args[min(2, len(args)):])
 	case "read":
 		b, err := os.ReadFile(arg(1))
 		if err != nil {
@@ -165,13 +168,10 @@ func decode(stream []byte) ([]any, error) {
 		return nil, err
 	}
 	var docs []any
-	for _, text := range bytes.Split(append([]byte("\n"), stream...), []byte("\n---")) {
+	for _, text := range split(stream) {
 		var doc map[string]any
 		if err := yaml.UnmarshalStrict(text, &doc); err != nil {
 			return nil, err
-		}
-		if len(doc) == 0 {
-			continue
 		}
 		version, _ := doc["apiVersion"].(string)
 		kind, _ := doc["kind"].(string)

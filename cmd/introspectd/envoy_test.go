@@ -289,6 +289,43 @@ func TestGatewayManifestsFailClosed(t *testing.T) {
 	}
 }
 
+// An EnvoyFilter's schema lets anything be a filter's configuration; Envoy's own
+// messages don't. One that is merged into Istio's may lack what those have.
+func TestIstiosFiltersAreEnvoys(t *testing.T) {
+	filters := 0
+	for _, document := range strings.Split(deployed(t, "envoy/istio.yaml"), "\n---") {
+		var tree any
+		if err := yaml.Unmarshal([]byte(document), &tree); err != nil {
+			t.Fatal(err)
+		}
+		eachKey(tree, func(key string, value any) {
+			patch, _ := value.(map[string]any)
+			if key != "patch" {
+				return
+			}
+			filters++
+			object, err := json.Marshal(patch["value"].(map[string]any)["typed_config"])
+			if err != nil {
+				t.Fatal(err)
+			}
+			packed := &anypb.Any{}
+			if err := protojson.Unmarshal(object, packed); err != nil {
+				t.Fatalf("%s: %v", object, err)
+			}
+			each(t, packed, func(m proto.Message) {
+				if checked, ok := m.(interface{ ValidateAll() error }); ok && patch["operation"] != "MERGE" {
+					if err := checked.ValidateAll(); err != nil {
+						t.Errorf("%s: %v", object, err)
+					}
+				}
+			})
+		})
+	}
+	if filters != 2 {
+		t.Errorf("got %d filters, want 2", filters)
+	}
+}
+
 // The snippets of the Kubernetes gateways that are nginx run in Debian's nginx,
 // in the contexts that they are for. What ingress-nginx makes of its global-auth
 // keys is put in their place by its documentation.

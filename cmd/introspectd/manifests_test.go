@@ -107,14 +107,18 @@ func one(t *testing.T, all []document, kind string) document {
 const chartDir = "../../deploy/helm/introspectd"
 
 // chartWith renders the chart with one of its ci/ values and further lines of
-// YAML, which stand for the same keys there.
+// YAML, which stand for the same keys there. Whatever it renders is held to the
+// schemas.
 func chartWith(t *testing.T, values string, edits ...edit) ([]document, error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "values.yaml")
 	writeFile(t, path, deployed(t, "helm/introspectd/ci/"+values+"-values.yaml", edits...))
 	var docs []document
-	err := reads(t, &docs, "", "render", chartDir, path)
-	return docs, err
+	if err := reads(t, &docs, "", "render", chartDir, path); err != nil {
+		return nil, err
+	}
+	holdToSchemas(t, docs)
+	return docs, nil
 }
 
 func TestTheChartRendersWhatKubernetesTakes(t *testing.T) {
@@ -144,6 +148,37 @@ func TestTheChartRendersWhatKubernetesTakes(t *testing.T) {
 			}
 			holdsPod(t, one(t, docs, "Deployment"), "0")
 			passesCheck(t, one(t, docs, "ConfigMap").at("data").(map[string]any)["config.yaml"].(string))
+		})
+	}
+}
+
+// Values that the two sets leave alone; chartWith holds what they render to the
+// schemas.
+func TestTheChartRendersWhatKubernetesTakesOfOtherValues(t *testing.T) {
+	const place = `
+nodeSelector: {kubernetes.io/arch: amd64}
+tolerations: [{key: gateways, operator: Exists, effect: NoSchedule}]
+affinity: {podAntiAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, podAffinityTerm: {topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app.kubernetes.io/name: introspectd}}}}]}}
+priorityClassName: gateways
+podLabels: {team: identity}
+podAnnotations: {example.com/reason: "none"}
+replicaCount: 1`
+	for name, tt := range map[string]struct {
+		values string
+		edit   edit
+	}{
+		"where pods run":          {"one", edit{"\nreplicaCount: 1", place}},
+		"a balancer of the cloud": {"one", edit{"replicaCount: 1", "replicaCount: 1\nservice: {type: LoadBalancer, port: 443, annotations: {example.com/internal: \"true\"}}\nextAuthzGRPC: true"}},
+		"ports of nodes, a tag":   {"one", edit{"replicaCount: 1", "replicaCount: 1\nservice: {type: NodePort}\nimage: {tag: 1.0.0-rc.1}"}},
+		"nothing that can be off": {"one", edit{"replicaCount: 1", "replicaCount: 1\npodDisruptionBudget: {enabled: false}\nnetworkPolicy: {enabled: false}\ntopologySpreadConstraints: []"}},
+		"a budget in percent":     {"fleet", edit{"extAuthzGRPC: true", "extAuthzGRPC: true\npodDisruptionBudget: {maxUnavailable: 25%}"}},
+		"the longest names":       {"fleet", edit{"extAuthzGRPC: true", "extAuthzGRPC: true\nfullnameOverride: " + strings.Repeat("n", 63) + "\nnameOverride: " + strings.Repeat("n", 70)}},
+		"a secret's longest name": {"fleet", edit{"secrets: [introspectd-callers,", "secrets: [" + strings.Repeat("callers.", 20) + "introspectd, introspectd-callers,"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := chartWith(t, tt.values, tt.edit); err != nil {
+				t.Error(err)
+			}
 		})
 	}
 }
@@ -342,11 +377,18 @@ func source(t *testing.T) string {
 	return all.String()
 }
 
-func TestTheKustomizationIsTheChartInSmall(t *testing.T) {
-	var docs []document
+// kustomized are the documents of the kustomization.
+func kustomized(t *testing.T) (docs []document) {
+	t.Helper()
 	if err := reads(t, &docs, "", "kustomize", "../../deploy/kustomize"); err != nil {
 		t.Fatal(err)
 	}
+	return docs
+}
+
+func TestTheKustomizationIsTheChartInSmall(t *testing.T) {
+	docs := kustomized(t)
+	holdToSchemas(t, docs)
 	d := one(t, docs, "Deployment")
 	holdsPod(t, d, "0")
 	chart, err := chartWith(t, "one")
