@@ -279,6 +279,7 @@ func TestTheChartRefusesWhatWouldRunAndBeWrong(t *testing.T) {
 		"a state file with two writers":                        {"one", []edit{{"replicaCount: 1", "replicaCount: 2"}, {"may: [introspect, revoke]", "may: [introspect]"}}, "one writer"},
 		"plaintext that nobody asked for":                      {"fleet", []edit{{"terminatedUpstream: true", "terminatedUpstream: false"}}, "tls: expected secretName"},
 		"a grace period that ends too early":                   {"one", []edit{{"replicaCount: 1", "replicaCount: 1\nterminationGracePeriodSeconds: 35"}}, "at least 36"},
+		"more replicas at least than at most":                  {"fleet", []edit{{"maxReplicas: 12", "maxReplicas: 2"}}, "at least minReplicas, got 2 and 3"},
 		"an admin listener beyond loopback":                    {"fleet", []edit{{"trusted_proxies: []}", `trusted_proxies: [], admin: ":8081"}`}}, "config.server.admin is the chart's to write"},
 		"a value that there is not":                            {"one", []edit{{"replicaCount: 1", "replicas: 1"}}, "replicas"},
 		"no issuer":                                            {"one", []edit{{"    - {name: corp, issuer: https://idp.example/realms/corp, keys: {discover: true}}\n", ""}, {"  issuers:", "  issuers: []"}}, "issuers"},

@@ -30,6 +30,9 @@ What would run and be wrong. Everything else about the configuration is for
 {{- if lt (int .Values.terminationGracePeriodSeconds) (add (int .Values.shutdownDelaySeconds) 26 | int) }}
 {{- fail (printf "terminationGracePeriodSeconds: expected at least %d, which is shutdownDelaySeconds and 26 more: what is still answered then would be killed." (add (int .Values.shutdownDelaySeconds) 26)) }}
 {{- end }}
+{{- if and .Values.autoscaling.enabled (lt (int .Values.autoscaling.maxReplicas) (int .Values.autoscaling.minReplicas)) }}
+{{- fail (printf "autoscaling: expected maxReplicas to be at least minReplicas, got %d and %d: the cluster would refuse it after all the rest was made." (int .Values.autoscaling.maxReplicas) (int .Values.autoscaling.minReplicas)) }}
+{{- end }}
 {{- range $key := list "listen" "admin" "metrics" "tls" "tls_terminated_upstream" "shutdown_delay" "ext_authz_grpc" }}
 {{- if hasKey ($.Values.config.server | default dict) $key }}
 {{- fail (printf "config.server.%s is the chart's to write." $key) }}
