@@ -128,13 +128,7 @@ func TestBackendsInManyLanguages(t *testing.T) {
 				need(t, "mcs"), "-r:System.Net.Http", "-r:System.Web.Extensions", "-out:"+binary, "Introspect.cs")
 		},
 		"zitadel's resource server": func(t *testing.T) example {
-			find := exec.Command(need(t, "go"), "tool", "-n", "clients")
-			find.Dir = "../../.ci/clients"
-			path, err := find.Output()
-			if err != nil {
-				missing(t, ".ci/clients")
-			}
-			return example{command: []string{strings.TrimSpace(string(path))}}
+			return example{command: []string{tool(t, "clients")}}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

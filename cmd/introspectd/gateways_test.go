@@ -19,8 +19,6 @@ import (
 	"testing"
 	"time"
 
-	"go.yaml.in/yaml/v3"
-
 	"introspectd/internal/devissuer"
 )
 
@@ -34,9 +32,10 @@ type recipe struct {
 	// be made to, and then it is not run with a slow introspectd.
 	hurry   []edit
 	patient string
-	// claims says that the gateway asks /introspect and words the refusals
-	// itself, not /auth or /ext-authz, whose challenges it passes on.
-	claims bool
+	// claims says that the gateway asks /introspect, not /auth or /ext-authz;
+	// words that it words refusals itself all the same, and passes on no
+	// challenge of introspectd.
+	claims, words bool
 	// tls says that introspectd listens with TLS; caching that it has
 	// auth.cacheable.
 	tls, caching bool
@@ -46,6 +45,13 @@ type recipe struct {
 	// and untold are those while it doesn't answer and while it answers 503,
 	// where they differ; malformed is that of a credential that is none.
 	away, slow, untold, malformed int
+	// cleans says that the gateway takes empty and dot segments out of a path, and
+	// judges and passes on the rest; semicolon is what it makes of one in a query.
+	cleans    bool
+	semicolon string
+	// dotted is the status for a header such as X.Auth.Subject, where the gateway
+	// can't take it out of the request.
+	dotted int
 	// but holds the statuses that differ from all other gateways', by the name
 	// of the row, and says why.
 	but map[string]exception
@@ -221,9 +227,9 @@ func (r recipe) judges(t *testing.T, e *edge, world *rig, row verdict, used map[
 	}
 	said := strings.Join(got.Challenges, "\n")
 	switch {
-	case r.claims && !excepted && want == 401 && !strings.HasPrefix(said, "Bearer"):
+	case (r.claims || r.words) && !excepted && want == 401 && !strings.HasPrefix(said, "Bearer"):
 		t.Errorf("%s: got the challenge %q, want one of Bearer", row.line, said)
-	case !r.claims && !excepted && said != row.challenge:
+	case !r.claims && !r.words && !excepted && said != row.challenge:
 		t.Errorf("%s: got the challenge %q, want %q", row.line, said, row.challenge)
 	}
 }
@@ -231,11 +237,15 @@ func (r recipe) judges(t *testing.T, e *edge, world *rig, row verdict, used map[
 // tellsWhoAsks holds what the backend is told to the token, whatever the client
 // says.
 func (r recipe) tellsWhoAsks(t *testing.T, e *edge, world *rig) {
-	forged := []string{}
+	var forged, dotted []string
 	for _, name := range []string{"X-Auth-Subject", "X-Auth-Issuer", "X-Auth-Client-Id", "X-Auth-Username", "X-Auth-Scope"} {
 		for _, spelling := range spellings(name) {
 			forged = append(forged, spelling+": root", strings.ToLower(spelling)+": root")
 		}
+		dotted = append(dotted, strings.ReplaceAll(name, "-", ".")+": root", strings.Replace(name, "-", ".", 1)+": root", strings.Replace(strings.ReplaceAll(name, "-", "_"), "_A", ".a", 1)+": root")
+	}
+	if r.dotted == 0 {
+		forged, dotted = append(forged, dotted...), nil
 	}
 	ask := func(line string, headers ...string) http.Header {
 		t.Helper()
@@ -274,6 +284,12 @@ func (r recipe) tellsWhoAsks(t *testing.T, e *edge, world *rig) {
 		}
 		if strings.Contains(strings.ToLower(got.Get("Connection")), "x-") {
 			t.Errorf("Connection at the backend: got %q, want nothing that the client named", got.Get("Connection"))
+		}
+	}
+	for _, header := range dotted {
+		before := world.backend.count()
+		if got := e.send("GET /", whole, header); got.Status != r.dotted || world.backend.count() > before {
+			t.Errorf("%s: got %d, backend reached: %v; want %d and not reached", header, got.Status, world.backend.count() > before, r.dotted)
 		}
 	}
 	t.Run("GW-05 what has no place in a header", func(t *testing.T) {
@@ -344,11 +360,15 @@ func (r recipe) refusesPaths(t *testing.T, e *edge, world *rig) {
 	for _, path := range []string{
 		"//reports/1", "/x/../reports/1", "/./reports/1", "/reports;x=1/1", "/x/..;/reports/1", "/x%2f..%2freports/1", "/%2e%2e/reports/1",
 		"/healthz/../reports/1", "/healthz%23/../reports/1", "/healthz;/reports/1", "/reports/../healthz", "/reports%2F1", "/x/..",
-		`/x\..\reports\1`, "/x%5c..%5creports", "/healthz/%2E%2E/reports/1", "/healthz%252f..%252freports",
+		"/" + strings.Repeat("a/", 10<<10) + "../reports/1", `/x\..\reports\1`, "/x%5c..%5creports", "/healthz/%2E%2E/reports/1", "/healthz%252f..%252freports",
 	} {
 		before := world.backend.count()
-		if got := e.send("GET "+path, token); got.Status < 400 || got.Status > 404 || world.backend.count() != before {
-			t.Errorf("GET %s: got %d, backend reached: %v; want it refused and not reached", path, got.Status, world.backend.count() != before)
+		got := e.send("GET "+path, token)
+		if r.cleans && got.Status == 200 && got.Arrival.URI == filepath.Clean(path) && !strings.HasPrefix(got.Arrival.URI, "/reports") {
+			continue
+		}
+		if (got.Status < 400 || got.Status > 404) && got.Status != 414 || world.backend.count() != before {
+			t.Errorf("GET %.40s: got %d, backend reached: %v; want it refused and not reached", path, got.Status, world.backend.count() != before)
 		}
 	}
 	for _, path := range []string{"/reports/1", "/%72eports/1", "/reports/"} {
@@ -357,8 +377,9 @@ func (r recipe) refusesPaths(t *testing.T, e *edge, world *rig) {
 		}
 	}
 	for _, path := range []string{"/", "/a/b.c/..d/e...", "/a%20b?u=http://x/../y;z//", "/~u/:x@y/%C3%AB", "/.well-known/x", "/a?/../b"} {
-		if got := e.send("GET "+path, token); got.Status != 200 || got.Arrival.URI != path {
-			t.Errorf("GET %s: got %d and %q at the backend, want 200 and the same", path, got.Status, got.Arrival.URI)
+		want := strings.ReplaceAll(path, ";", cmp.Or(r.semicolon, ";"))
+		if got := e.send("GET "+path, token); got.Status != 200 || got.Arrival.URI != want {
+			t.Errorf("GET %s: got %d and %q at the backend, want 200 and %q", path, got.Status, got.Arrival.URI, want)
 		}
 	}
 }
@@ -553,7 +574,7 @@ func recipes() []recipe {
 			hurry: []edit{{"proxy_read_timeout    2s;", "proxy_read_timeout 100ms;"}},
 		},
 		{
-			name: "Apache with mod_auth_openidc", away: 401, claims: true, tls: true,
+			name: "Apache with mod_auth_openidc", away: 401, dotted: 400, claims: true, tls: true,
 			start: func(t *testing.T, r *rig, edits ...edit) *edge {
 				return startApache(t, r, "apache/auth_openidc.conf", "auth_openidc", "OIDCOAuthClientID app\nOIDCOAuthClientSecret "+testSecret, append(edits, edit{"https://127.0.0.1:8443", "https://" + r.introspectd()})...)
 			},
@@ -564,7 +585,7 @@ func recipes() []recipe {
 			},
 		},
 		{
-			name: "Apache with mod_oauth2", away: 401, claims: true, late: 2 * time.Second,
+			name: "Apache with mod_oauth2", away: 401, dotted: 400, claims: true, late: 2 * time.Second,
 			start: func(t *testing.T, r *rig, edits ...edit) *edge {
 				question := "OAuth2TokenVerify introspect http://" + r.introspectd() + "/introspect introspect.auth=client_secret_basic&client_id=app&client_secret=" + testSecret + "&expiry=1"
 				return startApache(t, r, "apache/oauth2.conf", "oauth2", question, edits...)
@@ -600,6 +621,18 @@ func recipes() []recipe {
 			name: "HAProxy", away: 503, malformed: 400,
 			start: startHAProxy,
 			hurry: []edit{{"timeout server  2s", "timeout server 100ms"}},
+		},
+		{
+			name: "skipper", away: 401, words: true, connections: 1,
+			start: func(t *testing.T, r *rig, edits ...edit) *edge {
+				return startSkipper(t, r, "routes.eskip", "http://127.0.0.1:8080", edits...)
+			},
+			hurry: []edit{{"webhook-timeout: 2s", "webhook-timeout: 100ms"}},
+		},
+		{
+			name: "Traefik", away: 500, untold: 503, malformed: 400, connections: 1, cleans: true, semicolon: "%3B",
+			start:   startTraefik,
+			patient: "it waits 30 s whatever is written, and then answers 500",
 		},
 	}
 }
@@ -678,6 +711,42 @@ func startHAProxy(t *testing.T, r *rig, edits ...edit) *edge {
 		edit{"bind :443 ", "bind " + e.Address + " "}, edit{"/etc/haproxy/api.example.pem", e.dir + "/both.pem"},
 		edit{"/etc/haproxy/introspectd.lua", e.dir + "/introspectd.lua"}, edit{"127.0.0.1:9000", r.behind()})...))
 	e.run(exec.Command(program, "-db", "-f", e.dir+"/haproxy.cfg"), "")
+	return e
+}
+
+func startTraefik(t *testing.T, r *rig, _ ...edit) *edge {
+	t.Helper()
+	// Nothing is built here: that takes minutes.
+	program, err := exec.Command("../../.ci/traefik/build", "-n").Output()
+	if err != nil {
+		missing(t, "Traefik")
+	}
+	e := newEdge(t)
+	writeFile(t, e.dir+"/dynamic.yaml", e.recipe("traefik/dynamic.yaml", edit{"http://127.0.0.1:8080", "http://" + r.introspectd()}, edit{"http://127.0.0.1:9000", "http://" + r.behind()},
+		edit{"/etc/traefik/api.example.crt", e.certificate}, edit{"/etc/traefik/api.example.key", e.key}))
+	writeFile(t, e.dir+"/traefik.yaml", e.recipe("traefik/traefik.yaml", edit{`address: ":443"`, "address: " + e.Address}, edit{"/etc/traefik/", e.dir + "/"}))
+	e.run(exec.Command(strings.TrimSpace(string(program)), "--configFile="+e.dir+"/traefik.yaml"), "")
+	// It listens before it has read its routes.
+	until(t, "Traefik has its routes", nil, func() bool {
+		answer, err := e.client.Get("https://" + e.Address + "/healthz")
+		return err == nil && answer.Body.Close() == nil && answer.StatusCode == 200
+	})
+	return e
+}
+
+// startSkipper runs skipper with its settings and a file of routes, in which
+// introspectd is where it says.
+func startSkipper(t *testing.T, r *rig, routes, introspectd string, edits ...edit) *edge {
+	t.Helper()
+	e := newEdge(t)
+	writeFile(t, e.dir+"/introspectd.lua", e.recipe("skipper/introspectd.lua"))
+	writeFile(t, e.dir+"/routes.eskip", e.recipe("skipper/"+routes, edit{introspectd, "http://" + r.introspectd()}, edit{"http://127.0.0.1:9000", "http://" + r.behind()}))
+	writeFile(t, e.dir+"/skipper.yaml", e.recipe("skipper/skipper.yaml", append(edits,
+		edit{`address: ":443"`, "address: " + e.Address}, edit{"/etc/skipper/api.example.crt", e.certificate}, edit{"/etc/skipper/api.example.key", e.key},
+		edit{"127.0.0.1:9911", freeAddress(t)}, edit{"/etc/skipper/", e.dir + "/"})...))
+	command := exec.Command(tool(t, "skipper"), "-config-file", e.dir+"/skipper.yaml", "-access-log-disabled", "-wait-for-healthcheck-interval", "0s")
+	command.Env = []string{"OAUTH_CLIENT_ID=app", "OAUTH_CLIENT_SECRET=" + testSecret}
+	e.run(command, "")
 	return e
 }
 
@@ -774,134 +843,78 @@ func TestNginxThatKeepsAnswers(t *testing.T) {
 	})
 }
 
-// No Traefik and no skipper could be had. Their files are read, no more: what
-// they ask is asked of a running introspectd, and nothing that must be taken
-// from a client is missing.
-func TestUnrunGatewaysAskWhatIntrospectdAnswers(t *testing.T) {
-	world := newRig(t, recipe{})
-	good, reader := world.issuer.Mint(map[string]any{"scope": "x"}), world.issuer.Mint(map[string]any{"scope": "reports:read"})
-	identity := []string{"X-Auth-Subject", "X-Auth-Issuer", "X-Auth-Client-Id", "X-Auth-Username", "X-Auth-Scope"}
-	asks := func(t *testing.T, address, policy string) {
-		t.Helper()
-		if !strings.HasSuffix(address, "/ext-authz/"+policy+"/") {
-			t.Errorf("%s asks %s, want a prefix that ends in the policy and a slash", policy, address)
-		}
-		for token, want := range map[string]int{reader: 200, good: map[string]int{"default": 200, "reports": 403}[policy], "garbage": 401} {
-			r, err := http.NewRequest(http.MethodGet, strings.Replace(address, "http://127.0.0.1:8080", world.service.URL, 1), nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			r.Header.Set("Authorization", "Bearer "+token)
-			r.Header.Set("X-Introspectd-Policy", policy)
-			answer, err := world.service.client.Do(r)
-			if err != nil {
-				t.Fatal(err)
-			}
-			_ = answer.Body.Close()
-			if answer.StatusCode != want {
-				t.Errorf("%s, token %.10s: got %d, want %d", address, token, answer.StatusCode, want)
-			}
-			for _, name := range identity {
-				if _, ok := answer.Header[name]; want == 200 && !ok {
-					t.Errorf("%s: no %s in the answer", address, name)
-				}
-			}
-		}
+// TestSkipperByDiscovery runs skipper as a client of RFC 7662 that knows our
+// public_url and nothing more.
+func TestSkipperByDiscovery(t *testing.T) {
+	world := &rig{backend: newBackend(t)}
+	world.issuer, world.iss = newIssuer(t)
+	listen := freeAddress(t)
+	world.tap = newTap(t, listen)
+	config := strings.Replace(oneCaller, "introspect,", "introspect, revoke,", 1) + "state: {path: " + filepath.Join(t.TempDir(), "state") + "}\n"
+	world.service = launch(t, config+fmt.Sprintf("server: {public_url: \"http://%s\"}\nissuers:\n", world.introspectd())+row("idp", world.iss), "--listen", listen)
+	world.service.URL = "http://" + listen
+	world.service.eventually("it is ready", func() bool { return world.service.status(world.service.Admin+"/readyz") == 200 })
+	run := func() *edge {
+		return startSkipper(t, world, "introspect.eskip", "https://introspect.example", edit{"tokenintrospect-timeout: 2s", "tokenintrospect-timeout: 500ms"})
 	}
-	t.Run("traefik", func(t *testing.T) {
-		var file struct {
-			HTTP struct {
-				Routers     map[string]struct{ Middlewares []string }
-				Middlewares map[string]struct {
-					Headers struct {
-						CustomRequestHeaders map[string]string `yaml:"customRequestHeaders"`
-					}
-					ForwardAuth *struct {
-						Address             string
-						Trust               *bool    `yaml:"trustForwardHeader"`
-						AuthRequestHeaders  []string `yaml:"authRequestHeaders"`
-						AuthResponseHeaders []string `yaml:"authResponseHeaders"`
-						ForwardBody         bool     `yaml:"forwardBody"`
-					} `yaml:"forwardAuth"`
-				}
-			}
+	e := run()
+	ask := func(want int, challenge string, headers ...string) http.Header {
+		t.Helper()
+		before := world.backend.count()
+		got := e.send("GET /", headers...)
+		if got.Status != want || strings.Join(got.Challenges, "\n") != challenge || world.backend.count() > before != (want == 200) {
+			t.Errorf("%.60q: got %d, %q, backend reached: %v; want %d and %q", headers, got.Status, got.Challenges, world.backend.count() > before, want, challenge)
 		}
-		e := newEdge(t)
-		if err := yaml.Unmarshal([]byte(e.recipe("traefik/dynamic.yaml")), &file); err != nil {
-			t.Fatal(err)
-		}
-		for name, router := range file.HTTP.Routers {
-			switch name {
-			case "ambiguous":
-				continue
-			case "everyone":
-				if !slices.Equal(router.Middlewares, []string{"cleaned"}) {
-					t.Errorf("%s: got %v, want headers cleaned alone", name, router.Middlewares)
-				}
-			default:
-				if !slices.Equal(router.Middlewares, []string{"cleaned", "policy-" + name, "judged-" + name, "unasked"}) {
-					t.Errorf("%s: got %v", name, router.Middlewares)
-				}
-				judge := file.HTTP.Middlewares["judged-"+name].ForwardAuth
-				if judge == nil || judge.Trust == nil || *judge.Trust || judge.ForwardBody || !slices.Equal(judge.AuthResponseHeaders, identity) || !slices.Contains(judge.AuthRequestHeaders, "Authorization") {
-					t.Fatalf("%s: got %+v", name, judge)
-				}
-				if policy := file.HTTP.Middlewares["policy-"+name].Headers.CustomRequestHeaders; len(policy) != 1 || policy["X-Introspectd-Policy"] != name {
-					t.Errorf("%s: got the policy %v", name, policy)
-				}
-				asks(t, judge.Address, name)
-			}
-		}
-		cleaned := file.HTTP.Middlewares["cleaned"].Headers.CustomRequestHeaders
-		for _, name := range append(identity, "X-Introspectd-Policy", "X-Introspectd-Caller", "Forwarded") {
-			for _, spelling := range []string{name, strings.ReplaceAll(name, "-", "_")} {
-				if value, ok := cleaned[spelling]; !ok && !strings.HasPrefix(spelling, "X_Introspectd") || value != "" {
-					t.Errorf("GW-03 %s is not removed", spelling)
-				}
-			}
-		}
-		var static struct {
-			EntryPoints map[string]struct {
-				HTTP struct {
-					SanitizePath      *bool           `yaml:"sanitizePath"`
-					EncodedCharacters map[string]bool `yaml:"encodedCharacters"`
-					Alias             string          `yaml:"aliasHeadersStrategy"`
-				}
-			} `yaml:"entryPoints"`
-		}
-		if err := yaml.Unmarshal([]byte(e.recipe("traefik/traefik.yaml")), &static); err != nil {
-			t.Fatal(err)
-		}
-		point := static.EntryPoints["websecure"].HTTP
-		if point.SanitizePath == nil || !*point.SanitizePath || point.Alias != "delete" || len(point.EncodedCharacters) != 7 {
-			t.Errorf("GW-01 the entry point: got %+v", point)
-		}
-		for name, allowed := range point.EncodedCharacters {
-			if allowed {
-				t.Errorf("GW-01 %s: got true", name)
+		return got.Arrival.Header
+	}
+	token := world.issuer.Mint(map[string]any{"sub": "u-1", "jti": "one"})
+	t.Run("INT-01 a good token, whatever the client says of itself", func(t *testing.T) {
+		for _, name := range append(spellings("X-Auth-Subject"), "X.Auth.Subject") {
+			got := ask(200, "", bearer(token), name+": root", "X-Auth-Issuer: root", "Connection: X-Auth-Subject, close")
+			if subject, issuer := got.Values("X-Auth-Subject"), got.Get("X-Auth-Issuer"); len(subject) != 1 || subject[0] != "u-1" || issuer != world.iss || strings.Contains(fmt.Sprint(got), "root") {
+				t.Errorf("%s: got %v at the backend, want the token's identity alone", name, got)
 			}
 		}
 	})
-	t.Run("skipper", func(t *testing.T) {
-		for route := range strings.SplitSeq(newEdge(t).recipe("skipper/routes.eskip"), ";\n") {
-			_, asked, judged := strings.Cut(route, `webhook("`)
-			if judged {
-				address, rest, _ := strings.Cut(asked, `"`)
-				policy := strings.TrimSuffix(address[strings.Index(address, "/ext-authz/")+len("/ext-authz/"):], "/")
-				if !strings.Contains(route, `setRequestHeader("X-Introspectd-Policy", "`+policy+`")`) || !strings.Contains(rest, strings.Join(identity, ",")) {
-					t.Errorf("%s: the policy's header, or one of the identity, is missing", address)
-				}
-				asks(t, address, policy)
-			}
-			if judged || strings.Contains(route, `Path("/healthz")`) {
-				for _, name := range identity {
-					for _, spelling := range []string{name, "X" + strings.ToLower(strings.ReplaceAll(name[1:], "-", "_"))} {
-						if !strings.Contains(route, `dropRequestHeader("`+spelling+`")`) {
-							t.Errorf("GW-03 %s is not removed from %s", spelling, route)
-						}
-					}
-				}
-			}
+	t.Run("INT-02 refusals", func(t *testing.T) {
+		for _, headers := range [][]string{
+			nil,
+			{"Authorization: Basic YTpi"},
+			{"Authorization: Bearer"},
+			{bearer("garbage")},
+			{bearer("garbage"), bearer(token)},
+			{bearer(world.issuer.Mint(map[string]any{"exp": time.Now().Add(-time.Hour).Unix()}))},
+			{bearer(devissuer.New("https://elsewhere.example").Mint(nil))},
+			{bearer(world.issuer.Mint(map[string]any{"cnf": map[string]any{"jkt": "x"}}))},
+		} {
+			ask(401, plainly, headers...)
+		}
+	})
+	t.Run("GW-05 a sub that no header can carry", func(t *testing.T) {
+		before := world.backend.count()
+		if got := e.send("GET /", bearer(world.issuer.Mint(map[string]any{"sub": "a\r\nX-Admin: 1"}))); got.Status < 400 || world.backend.count() > before {
+			t.Errorf("got %d, backend reached: %v; want it refused", got.Status, world.backend.count() > before)
+		}
+	})
+	t.Run("INT-02 revoked", func(t *testing.T) {
+		if status, body := world.service.post("/revoke", url.Values{"token": {token}}); status != 200 {
+			t.Fatalf("POST /revoke: got %d %s", status, body)
+		}
+		ask(401, plainly, bearer(token))
+	})
+	fresh := bearer(world.issuer.Mint(nil))
+	t.Run("§9b introspectd is slow", func(t *testing.T) {
+		world.tap.silence(true)
+		defer world.tap.silence(false)
+		ask(503, "", fresh)
+	})
+	t.Run("§9b introspectd is away", func(t *testing.T) {
+		world.tap.gone()
+		ask(503, "", fresh)
+		ask(401, plainly)
+		before := world.backend.count()
+		if got := run().send("GET /", fresh); got.Status != 404 || world.backend.count() > before {
+			t.Errorf("a skipper that starts now: got %d, backend reached: %v; want 404", got.Status, world.backend.count() > before)
 		}
 	})
 }

@@ -53,6 +53,19 @@ func missing(t *testing.T, program string) {
 	t.Skipf("SKIPPED, NOT PASSED: %s is not installed; .ci/test says how to install it", program)
 }
 
+// tool returns the path of the program of .ci/NAME, a module of its own, which Go
+// builds once and keeps.
+func tool(t *testing.T, name string) string {
+	t.Helper()
+	find := exec.Command(need(t, "go"), "tool", "-n", name)
+	find.Dir = "../../.ci/" + name
+	path, err := find.Output()
+	if err != nil {
+		missing(t, ".ci/"+name)
+	}
+	return strings.TrimSpace(string(path))
+}
+
 // need returns the path of a program the test can't do without.
 func need(t *testing.T, program string) string {
 	t.Helper()
