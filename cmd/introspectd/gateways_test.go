@@ -102,13 +102,18 @@ policies:
 		}()
 	}
 	g.service = launch(t, config+"issuers:\n"+row("idp", g.iss)+row("dark", darkIss))
-	// It never is ready, as the keys of dark never come.
-	g.service.eventually("it has the keys of idp", func() bool {
-		return g.service.status(g.service.Admin+"/livez") == 200 && g.service.metric(`introspectd_jwks_keys{issuer="idp"}`) == "1"
-	})
+	g.hasKeys()
 	_, address, _ := strings.Cut(g.service.URL, "://")
 	g.tap = newTap(t, address)
 	return g
+}
+
+// hasKeys waits for the keys of idp: introspectd never is ready, as those of dark
+// never come.
+func (r *rig) hasKeys() {
+	r.service.eventually("it has the keys of idp", func() bool {
+		return r.service.status(r.service.Admin+"/livez") == 200 && r.service.metric(`introspectd_jwks_keys{issuer="idp"}`) == "1"
+	})
 }
 
 // introspectd is where the gateway asks, backend where it passes on to.
@@ -852,13 +857,16 @@ func TestNginxThatKeepsAnswers(t *testing.T) {
 // public_url and nothing more.
 func TestSkipperByDiscovery(t *testing.T) {
 	world := &rig{backend: newBackend(t)}
-	world.issuer, world.iss = newIssuer(t)
+	var darkIss string
+	world.issuer, world.iss = newIssuer(t, "ES256")
+	world.dark, darkIss = newIssuer(t, "ES256")
+	world.dark.Fail(devissuer.Refuse500)
 	listen := freeAddress(t)
 	world.tap = newTap(t, listen)
 	config := strings.Replace(oneCaller, "introspect,", "introspect, revoke,", 1) + "state: {path: " + filepath.Join(t.TempDir(), "state") + "}\n"
-	world.service = launch(t, config+fmt.Sprintf("server: {public_url: \"http://%s\"}\nissuers:\n", world.introspectd())+row("idp", world.iss), "--listen", listen)
+	world.service = launch(t, config+fmt.Sprintf("server: {public_url: \"http://%s\"}\nissuers:\n", world.introspectd())+row("idp", world.iss)+row("dark", darkIss), "--listen", listen)
 	world.service.URL = "http://" + listen
-	world.service.eventually("it is ready", func() bool { return world.service.status(world.service.Admin+"/readyz") == 200 })
+	world.hasKeys()
 	run := func() *edge {
 		return startSkipper(t, world, "introspect.eskip", "https://introspect.example", edit{"tokenintrospect-timeout: 2s", "tokenintrospect-timeout: 500ms"})
 	}
@@ -907,6 +915,7 @@ func TestSkipperByDiscovery(t *testing.T) {
 		}
 		ask(401, plainly, bearer(token))
 	})
+	t.Run("§9b no keys of the issuer", func(t *testing.T) { ask(503, "", bearer(world.dark.Mint(nil))) })
 	fresh := bearer(world.issuer.Mint(nil))
 	t.Run("§9b introspectd is slow", func(t *testing.T) {
 		world.tap.silence(true)
