@@ -38,8 +38,8 @@ type arrival struct {
 	Body        int // bytes
 }
 
-// backend answers each request with what arrived, and an Upgrade by echoing a
-// line.
+// backend answers each request with what arrived, and an Upgrade by telling who
+// asks and what Connection said, and echoing a line.
 type backend struct {
 	*httptest.Server
 	mu       sync.Mutex
@@ -54,7 +54,7 @@ func newBackend(t *testing.T) *backend {
 		b.arrivals++
 		b.mu.Unlock()
 		if r.Header.Get("Upgrade") != "" {
-			b.echo(w, r.Header.Get("Sec-WebSocket-Key"))
+			b.echo(w, r)
 			return
 		}
 		n, err := io.Copy(io.Discard, r.Body)
@@ -69,14 +69,15 @@ func newBackend(t *testing.T) *backend {
 	return b
 }
 
-func (b *backend) echo(w http.ResponseWriter, key string) {
+func (b *backend) echo(w http.ResponseWriter, r *http.Request) {
 	conn, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return
 	}
 	defer conn.Close()
-	accept := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) // RFC 6455 section 4.2.2
-	fmt.Fprintf(rw, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: %s\r\n\r\n", base64.StdEncoding.EncodeToString(accept[:]))
+	accept := sha1.Sum([]byte(r.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) // RFC 6455 section 4.2.2
+	fmt.Fprintf(rw, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: %s\r\nX-Seen: %s %s\r\n\r\n",
+		base64.StdEncoding.EncodeToString(accept[:]), strings.Join(r.Header.Values("X-Auth-Subject"), ","), strings.Join(r.Header.Values("Connection"), ","))
 	_ = rw.Flush()
 	line, err := rw.ReadString('\n')
 	if err == nil {

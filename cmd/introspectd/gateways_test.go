@@ -102,13 +102,18 @@ policies:
 		}()
 	}
 	g.service = launch(t, config+"issuers:\n"+row("idp", g.iss)+row("dark", darkIss))
-	// It never is ready, as the keys of dark never come.
-	g.service.eventually("it has the keys of idp", func() bool {
-		return g.service.status(g.service.Admin+"/livez") == 200 && g.service.metric(`introspectd_jwks_keys{issuer="idp"}`) == "1"
-	})
+	g.hasKeys()
 	_, address, _ := strings.Cut(g.service.URL, "://")
 	g.tap = newTap(t, address)
 	return g
+}
+
+// hasKeys waits for the keys of idp: introspectd never is ready, as those of dark
+// never come.
+func (r *rig) hasKeys() {
+	r.service.eventually("it has the keys of idp", func() bool {
+		return r.service.status(r.service.Admin+"/livez") == 200 && r.service.metric(`introspectd_jwks_keys{issuer="idp"}`) == "1"
+	})
 }
 
 // introspectd is where the gateway asks, backend where it passes on to.
@@ -361,10 +366,11 @@ func (r recipe) refusesPaths(t *testing.T, e *edge, world *rig) {
 		"//reports/1", "/x/../reports/1", "/./reports/1", "/reports;x=1/1", "/x/..;/reports/1", "/x%2f..%2freports/1", "/%2e%2e/reports/1",
 		"/healthz/../reports/1", "/healthz%23/../reports/1", "/healthz;/reports/1", "/reports/../healthz", "/reports%2F1", "/x/..",
 		"/" + strings.Repeat("a/", 10<<10) + "../reports/1", `/x\..\reports\1`, "/x%5c..%5creports", "/healthz/%2E%2E/reports/1", "/healthz%252f..%252freports",
+		"/healthz%23x", "/healthz%3bx", "/healthz%5Cx",
 	} {
 		before := world.backend.count()
 		got := e.send("GET "+path, token)
-		if r.cleans && got.Status == 200 && got.Arrival.URI == filepath.Clean(path) && !strings.HasPrefix(got.Arrival.URI, "/reports") {
+		if cleaned := filepath.Clean(path); r.cleans && cleaned != path && got.Status == 200 && got.Arrival.URI == cleaned && !strings.HasPrefix(cleaned, "/reports") {
 			continue
 		}
 		if (got.Status < 400 || got.Status > 404) && got.Status != 414 || world.backend.count() != before {
@@ -423,10 +429,14 @@ func (e *edge) post(body io.Reader, token string) (reply, error) {
 }
 
 func (r recipe) upgrades(t *testing.T, e *edge, world *rig) {
-	conn, answer := e.open("GET /ws", bearer(world.issuer.Mint(nil)), "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
+	token := world.issuer.Mint(map[string]any{"sub": "u-1"})
+	conn, answer := e.open("GET /ws", bearer(token), "Upgrade: websocket", "Connection: Upgrade, X-Auth-Subject", "X-Auth-Subject: root", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
 	defer conn.Close()
 	if answer.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatalf("a good token: got %s, want 101", answer.Status)
+	}
+	if seen := answer.Header.Get("X-Seen"); !strings.EqualFold(seen, "u-1 upgrade") {
+		t.Errorf("the backend saw %q, want the token's subject and upgrade alone", seen)
 	}
 	if _, err := io.WriteString(conn, "hello\n"); err != nil {
 		t.Fatal(err)
@@ -847,13 +857,16 @@ func TestNginxThatKeepsAnswers(t *testing.T) {
 // public_url and nothing more.
 func TestSkipperByDiscovery(t *testing.T) {
 	world := &rig{backend: newBackend(t)}
-	world.issuer, world.iss = newIssuer(t)
+	var darkIss string
+	world.issuer, world.iss = newIssuer(t, "ES256")
+	world.dark, darkIss = newIssuer(t, "ES256")
+	world.dark.Fail(devissuer.Refuse500)
 	listen := freeAddress(t)
 	world.tap = newTap(t, listen)
 	config := strings.Replace(oneCaller, "introspect,", "introspect, revoke,", 1) + "state: {path: " + filepath.Join(t.TempDir(), "state") + "}\n"
-	world.service = launch(t, config+fmt.Sprintf("server: {public_url: \"http://%s\"}\nissuers:\n", world.introspectd())+row("idp", world.iss), "--listen", listen)
+	world.service = launch(t, config+fmt.Sprintf("server: {public_url: \"http://%s\"}\nissuers:\n", world.introspectd())+row("idp", world.iss)+row("dark", darkIss), "--listen", listen)
 	world.service.URL = "http://" + listen
-	world.service.eventually("it is ready", func() bool { return world.service.status(world.service.Admin+"/readyz") == 200 })
+	world.hasKeys()
 	run := func() *edge {
 		return startSkipper(t, world, "introspect.eskip", "https://introspect.example", edit{"tokenintrospect-timeout: 2s", "tokenintrospect-timeout: 500ms"})
 	}
@@ -902,6 +915,7 @@ func TestSkipperByDiscovery(t *testing.T) {
 		}
 		ask(401, plainly, bearer(token))
 	})
+	t.Run("§9b no keys of the issuer", func(t *testing.T) { ask(503, "", bearer(world.dark.Mint(nil))) })
 	fresh := bearer(world.issuer.Mint(nil))
 	t.Run("§9b introspectd is slow", func(t *testing.T) {
 		world.tap.silence(true)
