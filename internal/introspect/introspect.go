@@ -221,13 +221,11 @@ func (in *Introspector) Introspect(ctx context.Context, token string) (Answer, e
 		return in.unrevoked(a, start)
 	}
 	w := in.shared.way(token)
+	if w.asks == yes && !verify.WellSpelled(token) {
+		w.asks = no // garbage reaches no store that others depend on
+	}
 	var reading *verify.Reading // nil where it may turn out that nobody has to read the token
-	switch {
-	case w.asks == yes:
-		if !verify.WellSpelled(token) {
-			return malformed(token), nil
-		}
-	case !in.flights.has(key):
+	if w.asks != yes && !in.flights.has(key) {
 		// What is refused for what it says was never remembered, and is told faster
 		// than others could wait for it.
 		if reading = in.verifier.Read(token); reading.Refused() {

@@ -446,6 +446,8 @@ func TestLooksAreCountedByTier(t *testing.T) {
 	f.judge(in, token)                  // from the others
 	f.judge(in, token)                  // from here
 	f.judge(in, f.sign(`"sub":"anew"`)) // from nobody
+	head, _, _ := strings.Cut(token, ".")
+	f.judge(in, head+".!.x") // looked for here, and garbage to nobody else
 	var all metricdata.ResourceMetrics
 	if err := reader.Collect(t.Context(), &all); err != nil {
 		t.Fatal(err)
@@ -464,8 +466,8 @@ func TestLooksAreCountedByTier(t *testing.T) {
 		}
 	}
 	want := map[string]int64{
-		"result=hit,tier=process": 1, "result=miss,tier=process": 2, "result=hit,tier=redis": 1, "result=miss,tier=redis": 1,
-		"path=hit": 1, "path=shared": 1, "path=verified": 1,
+		"result=hit,tier=process": 1, "result=miss,tier=process": 3, "result=hit,tier=redis": 1, "result=miss,tier=redis": 1,
+		"path=hit": 1, "path=shared": 1, "path=verified": 2,
 	}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("got %v\nwant %v", got, want)
