@@ -128,7 +128,7 @@ func TestBackendsInManyLanguages(t *testing.T) {
 				need(t, "mcs"), "-r:System.Net.Http", "-r:System.Web.Extensions", "-out:"+binary, "Introspect.cs")
 		},
 		"zitadel's resource server": func(t *testing.T) example {
-			return example{command: []string{tool(t, "clients")}}
+			return example{command: []string{clients.path(t)}}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -754,7 +754,7 @@ func startSkipper(t *testing.T, r *rig, routes, introspectd string, edits ...edi
 	writeFile(t, e.dir+"/skipper.yaml", e.recipe("skipper/skipper.yaml", append(edits,
 		edit{`address: ":443"`, "address: " + e.Address}, edit{"/etc/skipper/api.example.crt", e.certificate}, edit{"/etc/skipper/api.example.key", e.key},
 		edit{"127.0.0.1:9911", freeAddress(t)}, edit{"/etc/skipper/", e.dir + "/"})...))
-	command := exec.Command(tool(t, "skipper"), "-config-file", e.dir+"/skipper.yaml", "-access-log-disabled", "-wait-for-healthcheck-interval", "0s")
+	command := exec.Command(skipper.path(t), "-config-file", e.dir+"/skipper.yaml", "-access-log-disabled", "-wait-for-healthcheck-interval", "0s")
 	command.Env = []string{"OAUTH_CLIENT_ID=app", "OAUTH_CLIENT_SECRET=" + testSecret}
 	e.run(command, "")
 	return e

@@ -14,7 +14,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"introspectd/internal/redistest"
@@ -25,31 +24,11 @@ import (
 // specification and Prometheus' own parser, which .ci/manifests has. No cluster
 // and no container engine runs here.
 
-// manifests returns the path of the program, which Go builds once and keeps.
-var manifests = sync.OnceValues(func() (string, error) {
-	find := exec.Command("go", "tool", "-n", "manifests")
-	find.Dir = "../../.ci/manifests"
-	var said bytes.Buffer
-	find.Stderr = &said
-	path, err := find.Output()
-	if err != nil {
-		return "", fmt.Errorf("building .ci/manifests: %w\n%s", err, &said)
-	}
-	return strings.TrimSpace(string(path)), nil
-})
-
 // reads runs the program and decodes what it prints; its error is what the
 // program says.
 func reads(t *testing.T, out any, in string, args ...string) error {
 	t.Helper()
-	program, err := manifests()
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skipf("SKIPPED, NOT PASSED: %v", err)
-	}
-	run := exec.CommandContext(t.Context(), program, args...)
+	run := exec.CommandContext(t.Context(), manifests.path(t), args...)
 	run.Stdin = strings.NewReader(in)
 	var said bytes.Buffer
 	run.Stderr = &said

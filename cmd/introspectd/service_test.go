@@ -43,27 +43,50 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"introspectd": main})
 }
 
-// missing ends a test that needs a real program which is not there: loudly
-// elsewhere, as a failure where CI runs.
+// missing ends a test that needs a real program which is not there.
 func missing(t *testing.T, program string) {
 	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("%s is not installed", program)
-	}
-	t.Skipf("SKIPPED, NOT PASSED: %s is not installed; .ci/test says how to install it", program)
+	unable(t, fmt.Errorf("%s is not installed; .ci/test says how to install it", program))
 }
 
-// tool returns the path of the program of .ci/NAME, a module of its own, which Go
-// builds once and keeps.
-func tool(t *testing.T, name string) string {
+// unable ends a test that lacks what it needs: loudly elsewhere, as a failure
+// where CI runs.
+func unable(t *testing.T, err error) {
 	t.Helper()
-	find := exec.Command(need(t, "go"), "tool", "-n", name)
-	find.Dir = "../../.ci/" + name
-	path, err := find.Output()
-	if err != nil {
-		missing(t, ".ci/"+name)
+	if os.Getenv("CI") == "true" {
+		t.Fatal(err)
 	}
-	return strings.TrimSpace(string(path))
+	t.Skipf("SKIPPED, NOT PASSED: %v", err)
+}
+
+// tool finds the program of .ci/NAME, a module of its own, which Go builds once
+// and keeps.
+type tool func() (path string, err error)
+
+var clients, manifests, skipper = newTool("clients"), newTool("manifests"), newTool("skipper")
+
+func newTool(name string) tool {
+	return sync.OnceValues(func() (string, error) {
+		find := exec.Command("go", "tool", "-n", name)
+		find.Dir = "../../.ci/" + name
+		var said bytes.Buffer
+		find.Stderr = &said
+		path, err := find.Output()
+		if err != nil {
+			return "", fmt.Errorf("building .ci/%s: %w\n%s", name, err, &said)
+		}
+		return strings.TrimSpace(string(path)), nil
+	})
+}
+
+// path ends a test that can't have the program.
+func (f tool) path(t *testing.T) string {
+	t.Helper()
+	path, err := f()
+	if err != nil {
+		unable(t, err)
+	}
+	return path
 }
 
 // need returns the path of a program the test can't do without.
