@@ -24,7 +24,7 @@ const (
 // begin reads the stream's end, then the set: what is appended in between is
 // read again by poll.
 func (w *follower) begin(ctx context.Context) error {
-	tail, err := w.store.client.XRevRangeN(ctx, w.stream, "+", "-", 16).Result()
+	tail, err := w.client.XRevRangeN(ctx, w.stream, "+", "-", 16).Result()
 	if err != nil {
 		return w.heal(ctx, w.stream, err)
 	}

@@ -51,6 +51,8 @@ const (
 	// toldAtOnce is how many written-back records the others hear of through
 	// the stream; more than that they find by comparing.
 	toldAtOnce = 1000
+	// longestLimit is for one answer, after some that came too late.
+	longestLimit = 5 * time.Second
 	// skew is how far the replicas' clocks may be apart: until then a record
 	// that is over stays in the set, or another replica would write it back.
 	skew = 5 * time.Minute
@@ -76,6 +78,8 @@ type follower struct {
 	beat    uint64
 	beaten  time.Time
 	failing bool
+	client  redis.UniversalClient // of this round
+	limit   time.Duration         // for one answer, in this round
 
 	compared   time.Time
 	differed   bool // the last comparison did
@@ -89,9 +93,13 @@ type follower struct {
 
 // Run keeps records in step with Redis until ctx ends.
 func (f *Feed) Run(ctx context.Context, records Records, pace func() Pace) {
-	w := &follower{Feed: f, records: records, pace: pace, beats: map[uint64]time.Time{}}
+	w := &follower{Feed: f, records: records, pace: pace, beats: map[uint64]time.Time{}, limit: f.store.cfg.Timeout}
 	for ctx.Err() == nil {
-		w.conclude(ctx, w.round(ctx))
+		err := w.prepare(ctx)
+		if err == nil {
+			err = w.round(ctx)
+		}
+		w.conclude(ctx, err)
 		timer := time.NewTimer(pace().MaxDelay / 4)
 		select {
 		case <-ctx.Done():
@@ -101,9 +109,31 @@ func (f *Feed) Run(ctx context.Context, records Records, pace func() Pace) {
 	}
 }
 
-// conclude logs what is news. After an error something may have been missed: a
-// new master may lack what the old one had.
+// prepare sets the client of a round. No request waits for it, so what was cut
+// short gets twice the time in the next, until the whole was read: else a large
+// value under one of our keys, or a slow line, would keep the list away for ever.
+func (w *follower) prepare(ctx context.Context) error {
+	w.client = w.store.client
+	if w.limit == w.store.cfg.Timeout {
+		return nil
+	}
+	node, err := w.node(ctx)
+	if err != nil {
+		return err
+	}
+	w.client = node.WithTimeout(w.limit) // on the same connections
+	return nil
+}
+
+// conclude sets the time of the next round and logs what is news. After an error
+// something may have been missed: a new master may lack what the old one had.
 func (w *follower) conclude(ctx context.Context, err error) {
+	var timed interface{ Timeout() bool }
+	if errors.As(err, &timed) && timed.Timeout() {
+		w.limit = max(min(2*w.limit, longestLimit), w.store.cfg.Timeout)
+	} else if err != nil || !w.doubt { // the client of a cluster learns of a new master itself
+		w.limit = w.store.cfg.Timeout
+	}
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
@@ -153,7 +183,7 @@ func (w *follower) poll(ctx context.Context) error {
 	for {
 		var beat *redis.StringCmd
 		var news *redis.XStreamSliceCmd
-		_, err := w.store.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		_, err := w.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 			if time.Since(w.beaten) >= w.pace().MaxDelay/2 {
 				beat = w.heartbeat(ctx, p)
 			}
@@ -284,7 +314,7 @@ func (w *follower) compare(ctx context.Context) error {
 	live := strconv.FormatInt(now.Unix(), 10)
 	var count, marks *redis.IntCmd
 	var newest *redis.XMessageSliceCmd
-	if _, err := w.store.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	if _, err := w.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		p.ZRemRangeByScore(ctx, w.set, "-inf", "("+strconv.FormatInt(now.Add(-skew).Unix(), 10))
 		count = p.ZCount(ctx, w.set, "("+live, "(+inf")
 		marks = p.ZCount(ctx, w.set, "+inf", "+inf")
@@ -377,11 +407,11 @@ func (w *follower) readSet(ctx context.Context) (map[[16]byte]uint64, error) {
 func (w *follower) scan(ctx context.Context, each func(p redis.Pipeliner, body string, score float64)) error {
 	cursor := uint64(0)
 	for {
-		members, next, err := w.store.client.ZScan(ctx, w.set, cursor, "", pageSize).Result()
+		members, next, err := w.client.ZScan(ctx, w.set, cursor, "", pageSize).Result()
 		if err != nil {
 			return err
 		}
-		p := w.store.client.Pipeline()
+		p := w.client.Pipeline()
 		for i := 0; i+1 < len(members); i += 2 {
 			score, err := strconv.ParseFloat(members[i+1], 64)
 			if err != nil {
@@ -406,7 +436,7 @@ func (w *follower) scan(ctx context.Context, each func(p redis.Pipeliner, body s
 func (w *follower) writeBack(ctx context.Context, found map[[16]byte]uint64) error {
 	all := w.othersDue()
 	missing, left := 0, false
-	p := w.store.client.Pipeline()
+	p := w.client.Pipeline()
 	var failed error
 	w.records.Each(func(name [16]byte, value []byte, expires time.Time) bool {
 		if _, there := found[name]; there {
@@ -457,7 +487,7 @@ func (w *follower) heal(ctx context.Context, key string, err error) error {
 	w.doubt = true
 	w.metrics.add(ctx, "healed", 1)
 	w.store.log.Warn("what redis has in place of revocations is of no use and is removed", "key", key, "cause", text)
-	if drop := w.store.client.Del(ctx, key).Err(); drop != nil {
+	if drop := w.client.Del(ctx, key).Err(); drop != nil {
 		return fmt.Errorf("removing %s: %w", key, drop)
 	}
 	return err
