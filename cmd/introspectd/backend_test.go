@@ -372,7 +372,7 @@ func TestSigningKeysAreReloaded(t *testing.T) {
 		if s.assertion(token, "plain") == first {
 			t.Error("got an assertion of the old key")
 		}
-		if got := s.lines("the key that signed until now is not listed any more: backends that read /jwks.json again refuse what it signed"); len(got) != 1 {
+		if got := s.wrote("the key that signed until now is not listed any more: backends that read /jwks.json again refuse what it signed", 1); len(got) != 1 {
 			t.Errorf("got %d warnings of assertions that nobody can verify, want one", len(got))
 		}
 	})

@@ -118,7 +118,7 @@ func TestASystemdThatIsGoneStopsNothing(t *testing.T) {
 	_, iss := newIssuer(t)
 	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "nobody"))
 	s := start(t, callerAndPolicy+"issuers:\n"+row("idp", iss))
-	if got := s.lines("systemd does not hear us"); len(got) != 1 {
+	if got := s.wrote("systemd does not hear us", 1); len(got) != 1 {
 		t.Errorf("log lines of it: got %d, want one", len(got))
 	}
 }

@@ -542,7 +542,7 @@ func TestWarnings(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := start(t, fmt.Sprintf("callers:\n  - {id: app, secrets: [{file: %s}], may: [introspect], any_audience: true}\nissuers:\n%s", secret, row("idp", iss)))
-		if want := "callers[0].secrets[0].file: everyone on this machine can read " + secret + " (mode 0644)"; len(s.lines(want)) != 1 {
+		if want := "callers[0].secrets[0].file: everyone on this machine can read " + secret + " (mode 0644)"; len(s.wrote(want, 1)) != 1 {
 			t.Errorf("log: got\n%s\nwant once %q", s.log, want)
 		}
 		if strings.Contains(s.log.String(), testSecret) {
@@ -556,7 +556,7 @@ func TestWarnings(t *testing.T) {
 				t.Errorf("/auth from a peer that isn't allowed: got %d, want 403", got)
 			}
 		}
-		lines := s.lines("a gateway was refused for its address; auth.allow_from can let it in")
+		lines := s.wrote("a gateway was refused for its address; auth.allow_from can let it in", 1)
 		if len(lines) != 1 || lines[0]["line"] != `auth: {allow_from: ["127.0.0.1"]}` {
 			t.Errorf("log: got %v, want one line that says how", lines)
 		}
@@ -647,8 +647,7 @@ func TestSpansReachACollector(t *testing.T) {
 	if strings.Contains(span.String(), token) {
 		t.Errorf("the span shows the token: %s", span)
 	}
-	s.eventually("the line is there", func() bool { return len(s.lines("request")) > 0 })
-	lines := s.lines("request")
+	lines := s.wrote("request", 1)
 	if len(lines) != 1 || lines[0]["trace_id"] != traceID || lines[0]["span_id"] != hex.EncodeToString(span.SpanId) {
 		t.Errorf("log: got %v, want one line with the trace's id and the span's", lines)
 	}

@@ -299,6 +299,23 @@ func (s *service) lines(message string) (found []map[string]any) {
 	return found
 }
 
+// wrote returns the log's lines of message once there are n of them: a line comes
+// through a pipe, and so a little later than what it tells of.
+func (s *service) wrote(message string, n int) (found []map[string]any) {
+	s.t.Helper()
+	s.eventually("the log says: "+message, func() bool {
+		found = s.lines(message)
+		return len(found) >= n
+	})
+	return found
+}
+
+// tells waits until the log holds text.
+func (s *service) tells(text string) {
+	s.t.Helper()
+	s.eventually("the log says: "+text, func() bool { return strings.Contains(s.log.String(), text) })
+}
+
 // metric is the value of one series of /metrics, as it is written there; empty
 // if there is none.
 func (s *service) metric(series string) string {

@@ -156,10 +156,10 @@ func TestKeysSurviveAKillWhileEveryIssuerIsAway(t *testing.T) {
 			if got := s.introspect(tokens[0] + "x"); got["active"] != false {
 				t.Errorf("a spoilt token: got %v, want it inactive", got)
 			}
-			if lines := s.lines("last-good keys survive a restart"); len(lines) != 1 || lines[0]["state"] != path {
+			if lines := s.wrote("last-good keys survive a restart", 1); len(lines) != 1 || lines[0]["state"] != path {
 				t.Errorf("log about the state file: got %v, want one line with %s", lines, path)
 			}
-			if lines := s.lines("keys taken from the state"); len(lines) != 2 {
+			if lines := s.wrote("keys taken from the state", 2); len(lines) != 2 {
 				t.Errorf("log about the keys: got %v, want a line for each issuer", lines)
 			}
 			s.signal(os.Interrupt)
@@ -230,7 +230,7 @@ func TestDamagedStateFileDoesNotKeepTheServiceFromStarting(t *testing.T) {
 			if got, err := os.ReadFile(aside[0]); err != nil || string(got) != c.content {
 				t.Errorf("what was set aside: got %d bytes, %v, want the %d of before", len(got), err, len(c.content))
 			}
-			lines := s.lines("the state file is damaged: it is set aside, and an empty one takes its place")
+			lines := s.wrote("the state file is damaged: it is set aside, and an empty one takes its place", 1)
 			if len(lines) != 1 || lines[0]["level"] != "ERROR" || lines[0]["aside"] != aside[0] {
 				t.Errorf("log: got %v, want one error that names %s", lines, aside[0])
 			}
@@ -238,7 +238,7 @@ func TestDamagedStateFileDoesNotKeepTheServiceFromStarting(t *testing.T) {
 			s.saved(1)
 			s.kill()
 			s = start(t, config)
-			if len(s.lines("keys taken from the state")) != 1 {
+			if len(s.wrote("keys taken from the state", 1)) != 1 {
 				t.Error("after another start: got no keys from the state, want them")
 			}
 		})
@@ -292,7 +292,7 @@ func TestStateFileThatCannotBeUsedEndsTheStart(t *testing.T) {
 func TestWithoutAStateFileTheStartSaysSo(t *testing.T) {
 	_, iss := newIssuer(t)
 	s := start(t, callerAndPolicy+"issuers:\n"+row("one", iss))
-	if lines := s.lines("last-good keys are lost at a restart: state.path names no file"); len(lines) != 1 {
+	if lines := s.wrote("last-good keys are lost at a restart: state.path names no file", 1); len(lines) != 1 {
 		t.Errorf("log about the state file: got %v, want one line", lines)
 	}
 }
