@@ -28,7 +28,9 @@ func (l load) run(ctx context.Context, cpu int) (seen, error) {
 	if err != nil {
 		return seen{}, err
 	}
-	err = p.run(ctx)
+	if err = p.greet(); err == nil {
+		err = p.run(ctx)
+	}
 	return p.seen, err
 }
 
@@ -134,6 +136,36 @@ func (p *loop) close() {
 	if p.poll >= 0 {
 		_ = unix.Close(p.poll)
 	}
+}
+
+// greet sends the greeting on all connections at once, and reads its answers.
+func (p *loop) greet() error {
+	if p.greeting == nil {
+		return nil
+	}
+	for _, c := range p.conns {
+		c.unsent = p.greeting
+		if err := p.flush(c); err != nil {
+			return err
+		}
+	}
+	for _, c := range p.conns {
+		for size := 0; size == 0; {
+			if n, err := unix.Poll([]unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}}, int(patience.Milliseconds())); n == 0 || err != nil && !errors.Is(err, unix.EINTR) {
+				return fmt.Errorf("%s: no answer for %s, %w", p.address, patience, err)
+			}
+			n, err := unix.Read(c.fd, c.in[len(c.in):cap(c.in)])
+			if err != nil && !errors.Is(err, unix.EAGAIN) || n == 0 {
+				return fmt.Errorf("%s has closed a connection: %w", p.address, err)
+			}
+			c.in = c.in[:len(c.in)+max(n, 0)]
+			if _, size, err = readAnswer(c.in); err != nil {
+				return fmt.Errorf("%s: %w: %.300q", p.address, err, c.in)
+			}
+		}
+		c.in = c.in[:0]
+	}
+	return nil
 }
 
 func (p *loop) run(ctx context.Context) error {

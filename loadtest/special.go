@@ -94,6 +94,7 @@ func (b *bench) herd(ctx context.Context) ([]section, error) {
 	const each = 8
 	tokens := b.deck.mint("ES512", 2*each*b.rounds)
 	requests := introspectRequests(s.address, "/introspect", b.secret, tokens)
+	known := introspectRequests(s.address, "/introspect", b.secret, b.deck.good[:1])[0]
 	// ask sends one request on some connections and returns the CPU of it all.
 	ask := func(n, connections int) (seen, time.Duration, error) {
 		before, _, err := s.usage()
@@ -102,7 +103,10 @@ func (b *bench) herd(ctx context.Context) ([]section, error) {
 		}
 		all := slices.Repeat(requests[n:n+1], connections)
 		one := tells(tokens[n : n+1])
-		got, err := load{address: s.address, connections: connections, requests: all, once: true, right: func(_ int, a answer) bool { return one(0, a) }}.run(ctx, b.loadCPU)
+		got, err := load{
+			address: s.address, connections: connections, greeting: known, requests: all, once: true,
+			right: func(_ int, a answer) bool { return one(0, a) }, awake: b.loadCPU >= 0,
+		}.run(ctx, b.loadCPU)
 		if err != nil {
 			return seen{}, 0, err
 		}

@@ -15,6 +15,9 @@ type load struct {
 	// ends when each has been answered, otherwise it begins anew.
 	requests [][]byte
 	once     bool
+	// greeting, if any, is answered on each connection before the load begins: a
+	// connection that was just made costs the server more than a request.
+	greeting []byte
 	// from is where it begins in requests, counted on beyond their number.
 	from int
 	// right judges the answer to request n.

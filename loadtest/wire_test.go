@@ -102,6 +102,28 @@ func TestALoadBeginsWhereItIsTold(t *testing.T) {
 	}
 }
 
+func TestEachConnectionIsGreetedBeforeTheLoadBegins(t *testing.T) {
+	onLinux(t)
+	var asked atomic.Int64
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if n := asked.Add(1); (n <= 3) != (r.URL.Path == "/hello") {
+			t.Errorf("request %d: got %s", n, r.URL.Path)
+		}
+		fmt.Fprint(w, r.URL.Path)
+	}))
+	defer s.Close()
+	address := s.Listener.Addr().String()
+	got, err := load{address: address, connections: 3, greeting: get(address, "/hello")[0], requests: get(address, "/0"), once: true, right: func(_ int, a answer) bool {
+		return string(a.body) == "/0"
+	}}.run(t.Context(), -1)
+	if err != nil || got.requests != 1 || got.wrong != 0 {
+		t.Errorf("got %d requests, %d wrong, %v; want 1, and no greeting among them", got.requests, got.wrong, err)
+	}
+	if _, err := (load{address: address, connections: 1, greeting: []byte("no HTTP\r\n\r\n"), requests: get(address, "/0"), once: true, right: status(200)}).run(t.Context(), -1); err == nil {
+		t.Error("a greeting that is not answered as one: got no error")
+	}
+}
+
 // A server that stands still for one request keeps all that were due meanwhile
 // waiting; a closed loop would have sent none of them.
 func TestLatencyCountsFromWhenARequestWasDue(t *testing.T) {

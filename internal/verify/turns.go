@@ -55,6 +55,8 @@ type Turns struct {
 	poll   poll
 
 	mu    sync.Mutex
+	ended time.Time     // of the last turn, where there is one processor
+	took  time.Duration // that turn
 	taken int
 	lines map[string]*line // by issuer, those with somebody in it
 	round []*line          // the same, the next one first
@@ -110,8 +112,7 @@ func (t *Turns) Take(ctx context.Context, issuer string) (end func(), err error)
 		t.givenUp.Add(ctx, 1, metric.WithAttributes(attribute.String("issuer", issuer), attribute.String("cause", cause)))
 		return nil, fmt.Errorf("%w (%s)", ErrOverloaded, cause)
 	}
-	t.giveWay()
-	return t.end, nil
+	return t.begin(), nil
 }
 
 // ask takes a turn at once, or else returns what tells that it has come.
@@ -199,11 +200,26 @@ func (t *Turns) most() int {
 	return max(1, runtime.GOMAXPROCS(0)/2)
 }
 
-// giveWay lets everything else run that can, where the turns would otherwise
-// leave nothing of the processors.
-func (t *Turns) giveWay() {
-	if runtime.GOMAXPROCS(0) <= t.most() {
+// begin begins a turn. Where the turns could leave nothing of the processors, it
+// first lets everything else run that can, unless the last turn is over for as
+// long as it took: then half of the time was left.
+func (t *Turns) begin() (end func()) {
+	if runtime.GOMAXPROCS(0) > t.most() {
+		return t.end
+	}
+	t.mu.Lock()
+	soon := time.Since(t.ended) < t.took
+	t.mu.Unlock()
+	if soon {
 		t.poll.giveWay()
+	}
+	began := time.Now()
+	return func() {
+		t.mu.Lock()
+		t.ended = time.Now()
+		t.took = t.ended.Sub(began)
+		t.mu.Unlock()
+		t.end()
 	}
 }
 

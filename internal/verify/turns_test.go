@@ -186,40 +186,64 @@ func TestWhoWaitsForATurnDoesSoForASecondOrUntilItLeaves(t *testing.T) {
 // follow each other.
 func TestOnOneProcessorWhatHasArrivedComesFirst(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	turns := turns(t)
-	from, to, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _, _ = from.Close(), to.Close() }()
-	var served atomic.Int64
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for b := make([]byte, 1); ; served.Add(1) {
-			if _, err := from.Read(b); err != nil || b[0] == 'q' {
-				return
+	const check = time.Millisecond
+	for _, tt := range []struct {
+		name        string
+		calm        time.Duration // before each check
+		least, most int           // how many come first; of a few the system calls may take long
+	}{
+		{"checks without end", 0, 80, 100},
+		{"P14 a check after a calm waits for nobody", 5 * check, 0, 20},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			turns := turns(t)
+			from, to, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
 			}
-		}
-	}()
-	runtime.Gosched() // until it reads
-	behind := 0
-	for n := range int64(100) {
-		if _, err := to.Write([]byte{'x'}); err != nil {
-			t.Fatal(err)
-		}
-		take(t, turns, "a")()
-		if served.Load() <= n {
-			behind++
-		}
+			defer func() { _, _ = from.Close(), to.Close() }()
+			var served atomic.Int64
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				for b := make([]byte, 1); ; served.Add(1) {
+					if _, err := from.Read(b); err != nil || b[0] == 'q' {
+						return
+					}
+				}
+			}()
+			take(t, turns, "a")() // no check is under way
+			first := 0
+			for n := range int64(100) {
+				for served.Load() < n { // the one before has been seen to
+					runtime.Gosched()
+				}
+				work(tt.calm)
+				if _, err := to.Write([]byte{'x'}); err != nil {
+					t.Fatal(err)
+				}
+				end := take(t, turns, "a")
+				if served.Load() > n {
+					first++
+				}
+				work(check)
+				end()
+			}
+			if first < tt.least || first > tt.most {
+				t.Errorf("of 100 requests that had arrived, %d came before the check, want %d to %d", first, tt.least, tt.most)
+			}
+			if _, err := to.Write([]byte{'q'}); err != nil {
+				t.Fatal(err)
+			}
+			<-done
+		})
 	}
-	if behind > 20 { // of a few the system calls may take long
-		t.Errorf("of 100 checks, %d came before the request that had arrived", behind)
+}
+
+// work takes the processor for d.
+func work(d time.Duration) {
+	for end := time.Now().Add(d); time.Now().Before(end); {
 	}
-	if _, err := to.Write([]byte{'q'}); err != nil {
-		t.Fatal(err)
-	}
-	<-done
 }
 
 func TestOnlyDearSignaturesWaitForATurn(t *testing.T) {

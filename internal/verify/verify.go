@@ -27,8 +27,9 @@
 // kid for a forged one, can send for as many as there are processors. So half of
 // them is the most that dear checks get, issuers take turns, and what has no turn
 // within a second is an error: we could not tell. Others never wait. On one
-// processor, where half is not to be had, each dear check first lets everything
-// else run that is ready, and what has arrived. Cost: with nothing else to do,
+// processor it is half of the time: a dear check that follows another sooner than
+// that one took first lets everything else run that is ready, and what has
+// arrived. Cost: with nothing else to do,
 // half of the processors stay idle in a flood of dear tokens; and a token that is
 // forged under an issuer's dear key takes turns of that issuer's good ones.
 package verify
