@@ -151,12 +151,18 @@ func (p *loop) greet() error {
 	}
 	for _, c := range p.conns {
 		for size := 0; size == 0; {
-			if n, err := unix.Poll([]unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}}, int(patience.Milliseconds())); n == 0 || err != nil && !errors.Is(err, unix.EINTR) {
-				return fmt.Errorf("%s: no answer for %s, %w", p.address, patience, err)
+			switch n, err := unix.Poll([]unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}}, int(patience.Milliseconds())); {
+			case err != nil && !errors.Is(err, unix.EINTR):
+				return fmt.Errorf("poll: %w", err)
+			case n == 0:
+				return fmt.Errorf("%s: no answer for %s", p.address, patience)
 			}
 			n, err := unix.Read(c.fd, c.in[len(c.in):cap(c.in)])
-			if err != nil && !errors.Is(err, unix.EAGAIN) || n == 0 {
-				return fmt.Errorf("%s has closed a connection: %w", p.address, err)
+			switch {
+			case err != nil && !errors.Is(err, unix.EAGAIN):
+				return fmt.Errorf("%s: %w", p.address, err)
+			case n == 0:
+				return fmt.Errorf("%s has closed a connection", p.address)
 			}
 			c.in = c.in[:len(c.in)+max(n, 0)]
 			if _, size, err = readAnswer(c.in); err != nil {
