@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -80,6 +81,7 @@ func (r *Records) Append(ctx context.Context, name [16]byte, value []byte, expir
 
 // writeWaiting writes what waits, and tells each how that ended.
 func (r *Records) writeWaiting() {
+	runtime.Gosched() // on one processor, those that have come are still on their way here
 	var batch []*appended
 	for len(r.waiting) > 0 { // nobody else takes any
 		batch = append(batch, <-r.waiting)

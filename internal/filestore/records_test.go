@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -77,6 +78,38 @@ func TestRecordsThatMeetAreAllWritten(t *testing.T) {
 	if err != nil || len(got) != 3000 || got[2999] != "2999" {
 		t.Errorf("got %d records, %v", len(got), err)
 	}
+}
+
+// Each appends when its last is on the disk, as requests do. The writer must not
+// run before those that have come.
+func TestRecordsThatMeetOnOneProcessorAreWrittenTogether(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	path := filepath.Join(t.TempDir(), "state")
+	s := open(t, path, t.Output())
+	const askers, each = 64, 10
+	var all sync.WaitGroup
+	for n := range askers {
+		all.Go(func() {
+			for i := range each {
+				if err := s.Records().Append(t.Context(), nameOf(n*each+i), []byte("value"), inAnHour()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	closed(t, s)
+	db, err := bolt.Open(path, 0o600, nil)
+	must(t, err)
+	defer db.Close()
+	must(t, db.View(func(tx *bolt.Tx) error {
+		// A round of them each, and some at the start; with a second for each round it
+		// would be 24 and more.
+		if n := tx.ID(); n > each*3/2+3 {
+			t.Errorf("%d rounds of %d records took %d transactions", each, askers, n)
+		}
+		return nil
+	}))
 }
 
 func TestRecordsThatAreOverAreSwept(t *testing.T) {
