@@ -28,7 +28,7 @@ func (l load) run(ctx context.Context, cpu int) (seen, error) {
 	if err != nil {
 		return seen{}, err
 	}
-	if err = p.greet(); err == nil {
+	if err = p.greet(ctx); err == nil {
 		err = p.run(ctx)
 	}
 	return p.seen, err
@@ -138,40 +138,20 @@ func (p *loop) close() {
 	}
 }
 
-// greet sends the greeting on all connections at once, and reads its answers.
-func (p *loop) greet() error {
+// greet has the greeting answered once on each connection, and counts nothing.
+func (p *loop) greet(ctx context.Context) error {
 	if p.greeting == nil {
 		return nil
 	}
-	for _, c := range p.conns {
-		c.unsent = p.greeting
-		if err := p.flush(c); err != nil {
-			return err
-		}
+	asked := p.load
+	p.load = load{
+		address: asked.address, requests: slices.Repeat([][]byte{asked.greeting}, len(p.conns)), once: true, awake: asked.awake,
+		right: func(int, answer) bool { return true },
 	}
-	for _, c := range p.conns {
-		for size := 0; size == 0; {
-			switch n, err := unix.Poll([]unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}}, int(patience.Milliseconds())); {
-			case err != nil && !errors.Is(err, unix.EINTR):
-				return fmt.Errorf("poll: %w", err)
-			case n == 0:
-				return fmt.Errorf("%s: no answer for %s", p.address, patience)
-			}
-			n, err := unix.Read(c.fd, c.in[len(c.in):cap(c.in)])
-			switch {
-			case err != nil && !errors.Is(err, unix.EAGAIN):
-				return fmt.Errorf("%s: %w", p.address, err)
-			case n == 0:
-				return fmt.Errorf("%s has closed a connection", p.address)
-			}
-			c.in = c.in[:len(c.in)+max(n, 0)]
-			if _, size, err = readAnswer(c.in); err != nil {
-				return fmt.Errorf("%s: %w: %.300q", p.address, err, c.in)
-			}
-		}
-		c.in = c.in[:0]
-	}
-	return nil
+	p.next = 0
+	err := p.run(ctx)
+	p.load, p.next, p.seen = asked, asked.from, seen{}
+	return err
 }
 
 func (p *loop) run(ctx context.Context) error {

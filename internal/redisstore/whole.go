@@ -1,0 +1,150 @@
+package redisstore
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// whole reads the set, and writes back what it lacks.
+func (w *follower) whole(ctx context.Context) error {
+	began := time.Now()
+	found, err := w.readSet(ctx)
+	if err != nil {
+		return w.heal(ctx, w.set, err)
+	}
+	if err := w.writeBack(ctx, found); err != nil {
+		return err
+	}
+	w.doubt, w.differed, w.compared, w.took = false, false, time.Now(), time.Since(began)
+	if began.Sub(w.unfamiliar) > max(quietFor, 10*w.pace().MaxDelay) {
+		w.unfamiliar = time.Time{}
+	}
+	return nil
+}
+
+// readSet merges all members of the set. Of two sealed forms of one record only
+// one stays; what is no record of ours is taken out, and a form under an older
+// key is replaced.
+func (w *follower) readSet(ctx context.Context) (map[[16]byte]uint64, error) {
+	w.read = time.Now()
+	found, twice := map[[16]byte]uint64{}, false
+	err := w.scan(ctx, func(p redis.Pipeliner, body string, score float64) {
+		if math.IsInf(score, 1) && foreign(w.store.box.Check([]byte(body))) {
+			return // another fleet's mark
+		}
+		name, expires, err := w.merge(ctx, body)
+		switch {
+		case foreign(err):
+			return
+		case err != nil:
+			w.metrics.add(ctx, "broken", 1)
+			p.ZRem(ctx, w.set, body)
+			return
+		case score != scoreOf(name, expires): // scores are not sealed
+			w.metrics.add(ctx, "broken", 1)
+			p.ZAdd(ctx, w.set, redis.Z{Score: scoreOf(name, expires), Member: body})
+		}
+		if !w.store.box.Newest([]byte(body)) {
+			_, value, _, _ := w.open(body)
+			next := w.seal(name, value, expires)
+			p.ZAdd(ctx, w.set, redis.Z{Score: scoreOf(name, expires), Member: next})
+			p.ZRem(ctx, w.set, body)
+			body = string(next)
+			w.metrics.add(ctx, "resealed", 1)
+		}
+		form, there := found[name]
+		if other := fingerprint(body); !there || other < form {
+			found[name] = other
+			twice = twice || there
+		} else if other != form {
+			twice = true
+		}
+	})
+	_, w.marked = found[mark]
+	if err == nil && twice {
+		err = w.scan(ctx, func(p redis.Pipeliner, body string, _ float64) {
+			if name, _, _, err := w.open(body); err == nil && found[name] != fingerprint(body) {
+				p.ZRem(ctx, w.set, body)
+			}
+		})
+	}
+	return found, err
+}
+
+// scan calls each for every member of the set; what each adds to p is carried
+// out afterwards.
+func (w *follower) scan(ctx context.Context, each func(p redis.Pipeliner, body string, score float64)) error {
+	cursor := uint64(0)
+	for {
+		members, next, err := w.client.ZScan(ctx, w.set, cursor, "", pageSize).Result()
+		if err != nil {
+			return err
+		}
+		p := w.client.Pipeline()
+		for i := 0; i+1 < len(members); i += 2 {
+			score, err := strconv.ParseFloat(members[i+1], 64)
+			if err != nil {
+				return fmt.Errorf("a score of the set: %w", err)
+			}
+			each(p, members[i], score)
+		}
+		if p.Len() > 0 {
+			if _, err := p.Exec(ctx); err != nil {
+				return err
+			}
+		}
+		if cursor = next; cursor == 0 {
+			return nil
+		}
+	}
+}
+
+// writeBack puts what the set lacks into it: what this replica wrote at once,
+// the rest a little later, when its own writer is not there to do so, and the
+// mark when nothing is left.
+func (w *follower) writeBack(ctx context.Context, found map[[16]byte]uint64) error {
+	all := w.othersDue()
+	missing, left := 0, false
+	p := w.client.Pipeline()
+	var failed error
+	w.records.Each(func(name [16]byte, value []byte, expires time.Time) bool {
+		if _, there := found[name]; there {
+			return true
+		}
+		if !all && !w.wrote(name) {
+			left = true
+			return true
+		}
+		missing++
+		w.put(ctx, p, name, value, expires, missing <= toldAtOnce)
+		if p.Len() >= pageSize {
+			_, failed = p.Exec(ctx)
+		}
+		return failed == nil
+	})
+	if !left && !w.marked {
+		p.ZAdd(ctx, w.set, redis.Z{Score: scoreOf(mark, time.Time{}), Member: w.seal(mark, nil, time.Unix(0, 0))})
+	}
+	if failed == nil && p.Len() > 0 {
+		_, failed = p.Exec(ctx)
+	}
+	w.marked = !left && failed == nil
+	w.others = time.Time{}
+	if left {
+		w.others = time.Now().Add(time.Second + rand.N(2*time.Second))
+	}
+	if failed != nil {
+		return fmt.Errorf("writing revocations back: %w", failed)
+	}
+	if missing > 0 {
+		w.metrics.add(ctx, "written_back", missing)
+		w.store.log.Warn("redis had lost revocations; they are written back", "revocations", missing)
+	}
+	return nil
+}
