@@ -29,7 +29,7 @@ type conformity struct {
 
 // conform has kubeconform check every document of files by the schemas of the
 // modules that the go.mod in a directory names, and then asks an API server's own
-// code.
+// code. A file for Kong is held to the schema that decK has of it.
 func conform(dir string, files []string) ([]conformity, error) {
 	books, err := open(dir)
 	if err != nil {
@@ -77,6 +77,7 @@ func (k checker) check(text []byte) (conformity, error) {
 		APIVersion, Kind string
 		Metadata         struct{ Name string }
 		MeshConfig       json.RawMessage
+		FormatVersion    string `json:"_format_version"`
 	}
 	if err := yaml.Unmarshal(text, &doc); err != nil {
 		return conformity{}, err
@@ -88,6 +89,9 @@ func (k checker) check(text []byte) (conformity, error) {
 			c.Faults = append(c.Faults, err.Error())
 		}
 		return c, nil
+	}
+	if doc.FormatVersion != "" {
+		return k.declarative(text)
 	}
 	d, err := k.shelve(schema.FromAPIVersionAndKind(doc.APIVersion, doc.Kind))
 	if err != nil {
@@ -104,6 +108,22 @@ func (k checker) check(text []byte) (conformity, error) {
 	}
 	for _, s := range said {
 		c.Faults = append(c.Faults, "an API server: "+s)
+	}
+	return c, nil
+}
+
+// declarative holds a file for Kong to its schema.
+func (k checker) declarative(text []byte) (conformity, error) {
+	by, from, err := k.library.declarative()
+	if err != nil {
+		return conformity{}, err
+	}
+	c := conformity{Kind: "Kong", Schema: from, Faults: []string{}}
+	var file any
+	if err := yaml.UnmarshalStrict(text, &file); err != nil {
+		c.Faults = append(c.Faults, err.Error())
+	} else if err := by.Validate(file); err != nil {
+		c.Faults = append(c.Faults, err.Error())
 	}
 	return c, nil
 }

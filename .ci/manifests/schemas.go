@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/santhosh-tekuri/jsonschema/v6"
 	extensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -91,10 +92,27 @@ func stands(group string) (path, file string) {
 		return "github.com/envoyproxy/gateway", "charts/gateway-helm/charts/crds/crds/generated/gateway.envoyproxy.io_PLURAL.yaml"
 	case "projectcontour.io":
 		return "github.com/projectcontour/contour", "examples/contour/01-crds.yaml"
+	case "gateway.nginx.org":
+		return "github.com/nginxinc/nginx-gateway-fabric", "config/crd/bases/gateway.nginx.org_PLURAL.yaml"
+	case "k8s.nginx.org":
+		return "github.com/nginxinc/kubernetes-ingress", "deployments/common/crds/k8s.nginx.org_PLURAL.yaml"
+	case "configuration.konghq.com":
+		return "github.com/kong/kubernetes-configuration", "config/crd/ingress-controller/configuration.konghq.com_PLURAL.yaml"
 	case "monitoring.coreos.com":
 		return "github.com/prometheus-operator/prometheus-operator", "example/prometheus-operator-crd/monitoring.coreos.com_PLURAL.yaml"
 	}
 	return "", ""
+}
+
+// kong is Kong's declarative form, as decK reads it: where its schema stands.
+const kong, kongFile = "github.com/kong/go-database-reconciler", "pkg/file/kong_json_schema.json"
+
+// declarative returns the schema of a file for Kong, which is in JSON Schema and
+// names all fields but those in the settings of plugins.
+func (l library) declarative() (*jsonschema.Schema, string, error) {
+	m := l.modules[kong]
+	s, err := jsonschema.NewCompiler().Compile(filepath.Join(m.Dir, kongFile))
+	return s, m.Path + " " + m.Version, err
 }
 
 // definition is what a CustomResourceDefinition says of one version.
