@@ -187,16 +187,17 @@ type edge struct {
 	certificate, key string // paths
 	client           *http.Client
 	tls              *tls.Config
+	patience         time.Duration // how long its clients wait for an answer
 }
 
 // newEdge is one that is not running yet.
 func newEdge(t *testing.T) *edge {
 	t.Helper()
-	e := &edge{t: t, Address: freeAddress(t), dir: t.TempDir()}
+	e := &edge{t: t, Address: freeAddress(t), dir: t.TempDir(), patience: 10 * time.Second}
 	ca := newCertificate(t, "a test's root", nil)
 	e.certificate, e.key = newCertificate(t, "127.0.0.1", ca).write(t, e.dir, "edge")
 	e.tls = &tls.Config{RootCAs: ca.pool(), MinVersion: tls.VersionTLS12}
-	e.client = &http.Client{Transport: &http.Transport{TLSClientConfig: e.tls}, Timeout: 10 * time.Second}
+	e.client = &http.Client{Transport: &http.Transport{TLSClientConfig: e.tls}, Timeout: e.patience}
 	t.Cleanup(e.client.CloseIdleConnections)
 	return e
 }
@@ -313,33 +314,53 @@ type reply struct {
 // send makes a request with headers given as "Name: value", byte for byte.
 func (e *edge) send(line string, headers ...string) reply {
 	e.t.Helper()
-	conn, answer := e.open(line, headers...)
-	defer conn.Close()
-	body, err := io.ReadAll(answer.Body)
+	r, err := e.ask(line, headers...)
 	if err != nil {
-		e.t.Fatalf("%s: reading the answer: %v", line, err)
+		e.t.Fatalf("%s: %v", line, err)
 	}
-	return e.read(answer, body)
+	return r
 }
 
-func (e *edge) read(answer *http.Response, body []byte) reply {
+// ask is send for those that can't end a test.
+func (e *edge) ask(line string, headers ...string) (reply, error) {
+	conn, answer, err := e.dial(line, headers...)
+	if err != nil {
+		return reply{}, err
+	}
+	defer conn.Close()
+	return read(answer)
+}
+
+func read(answer *http.Response) (reply, error) {
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return reply{}, fmt.Errorf("reading the answer: %w", err)
+	}
 	r := reply{Status: answer.StatusCode, Challenges: answer.Header["Www-Authenticate"], Body: string(body)}
 	if answer.Header.Get("Content-Type") == "application/json" {
 		if err := json.Unmarshal(body, &r.Arrival); err != nil {
-			e.t.Fatalf("the backend's answer: %v in %s", err, body)
+			return r, fmt.Errorf("the backend's answer: %w in %s", err, body)
 		}
 	}
-	return r
+	return r, nil
 }
 
 // open sends the head of a request and reads that of the answer.
 func (e *edge) open(line string, headers ...string) (*bufferedConn, *http.Response) {
 	e.t.Helper()
+	conn, answer, err := e.dial(line, headers...)
+	if err != nil {
+		e.t.Fatalf("%s: %v", line, err)
+	}
+	return conn, answer
+}
+
+func (e *edge) dial(line string, headers ...string) (*bufferedConn, *http.Response, error) {
 	raw, err := tls.Dial("tcp", e.Address, e.tls)
 	if err != nil {
-		e.t.Fatal(err)
+		return nil, nil, err
 	}
-	_ = raw.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = raw.SetDeadline(time.Now().Add(e.patience))
 	conn := &bufferedConn{raw, bufio.NewReader(raw)}
 	head := line + " HTTP/1.1\r\nHost: api.example\r\n"
 	if !strings.Contains(strings.Join(headers, "\n"), "Connection:") {
@@ -348,14 +369,16 @@ func (e *edge) open(line string, headers ...string) (*bufferedConn, *http.Respon
 	for _, h := range headers {
 		head += h + "\r\n"
 	}
-	if _, err := io.WriteString(conn, head+"\r\n"); err != nil {
-		e.t.Fatal(err)
+	_, err = io.WriteString(conn, head+"\r\n")
+	var answer *http.Response
+	if err == nil {
+		answer, err = http.ReadResponse(conn.buffer, nil)
 	}
-	answer, err := http.ReadResponse(conn.buffer, nil)
 	if err != nil {
-		e.t.Fatalf("%s: %v", line, err)
+		_ = conn.Close()
+		return nil, nil, err
 	}
-	return conn, answer
+	return conn, answer, nil
 }
 
 type bufferedConn struct {
@@ -603,11 +626,11 @@ func TestGatewayLeavesBodiesToTheBackend(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer answer.Body.Close()
-		text, err := io.ReadAll(answer.Body)
+		got, err := read(answer)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return g.read(answer, text)
+		return got
 	}
 	for name, body := range map[string]func() io.Reader{
 		"ATH-10 of a known length": func() io.Reader { return bytes.NewReader(bytes.Repeat([]byte("body"), size/4)) },
