@@ -362,15 +362,20 @@ func forged(text string) bool {
 	return strings.Contains(text, "forged") || strings.Contains(text, "203.0.113.9") || strings.Contains(text, "zm9yz2vk")
 }
 
-// refusesPaths holds a path that could be read as another route's to 400.
-func (r recipe) refusesPaths(t *testing.T, e *edge, world *rig) {
-	token := bearer(world.issuer.Mint(nil)) // good for all but /reports/
-	for _, path := range []string{
+// ambiguous are paths with more than one reading.
+func ambiguous() []string {
+	return []string{
 		"//reports/1", "/x/../reports/1", "/./reports/1", "/reports;x=1/1", "/x/..;/reports/1", "/x%2f..%2freports/1", "/%2e%2e/reports/1",
 		"/healthz/../reports/1", "/healthz%23/../reports/1", "/healthz;/reports/1", "/reports/../healthz", "/reports%2F1", "/x/..",
 		"/" + strings.Repeat("a/", 10<<10) + "../reports/1", `/x\..\reports\1`, "/x%5c..%5creports", "/healthz/%2E%2E/reports/1", "/healthz%252f..%252freports",
 		"/healthz%23x", "/healthz%3bx", "/healthz%5Cx",
-	} {
+	}
+}
+
+// refusesPaths holds a path that could be read as another route's to 400.
+func (r recipe) refusesPaths(t *testing.T, e *edge, world *rig) {
+	token := bearer(world.issuer.Mint(nil)) // good for all but /reports/
+	for _, path := range ambiguous() {
 		before := world.backend.count()
 		got := e.send("GET "+path, token)
 		if cleaned := filepath.Clean(path); r.cleans && cleaned != path && got.Status == 200 && got.Arrival.URI == cleaned && !strings.HasPrefix(cleaned, "/reports") {

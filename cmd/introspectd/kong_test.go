@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -346,6 +347,50 @@ func TestKongStopsSpoofedIdentities(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// forwards are headers by which proxies tell of a request. Some frameworks believe
+// them over the request itself, also over the path that was asked for.
+func forwards() []string {
+	return []string{
+		"Forwarded", "X-Forwarded-Uri", "X-Forwarded-Method", "X-Forwarded-User", "X-Forwarded-Client-Cert", "X-Original-Uri", "X-Original-Url", "X-Original-Method",
+		"X-Rewrite-Url", "X-Client-Cert", "X-Introspectd-Policy", "X-Introspectd-Caller",
+	}
+}
+
+// forgeries are headers with names in every spelling, each said to be forged.
+func forgeries(names ...string) (headers []string) {
+	for _, name := range names {
+		for _, spelling := range spellings(name) {
+			headers = append(headers, spelling+": forged", strings.ToLower(spelling)+": forged")
+		}
+	}
+	return headers
+}
+
+func TestKongPassesOnNoForgedFacts(t *testing.T) {
+	g := newKong(t, routes{"verdict": byVerdict("default"), "claims": byClaims(), "serverless": {"functions": serverless(t)}, "public": {"ask": "nothing"}})
+	headers := append(forgeries(forwards()...), bearer(g.issuer.Mint(nil)))
+	for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Path", "X-Forwarded-Prefix", "X-Real-Ip"} {
+		// By its own name each is Kong's, which believes or replaces it as trusted_ips says.
+		headers = append(headers, slices.DeleteFunc(forgeries(name), func(h string) bool { return !strings.Contains(h, "_") })...)
+	}
+	for _, route := range []string{"verdict", "claims", "serverless", "public"} {
+		t.Run("GW-02 "+route, func(t *testing.T) {
+			got := g.send("GET /"+route, headers...)
+			if got.Status != 200 {
+				t.Fatalf("got %d, want 200", got.Status)
+			}
+			for name, values := range got.Arrival.Header {
+				if slices.Contains(values, "forged") {
+					t.Errorf("the backend got %s: %q of the client", name, values)
+				}
+			}
+		})
+	}
+	if got := g.send("GET /verdict", bearer(g.issuer.Mint(nil)), "X-Forwarded-Host: shop.example").Arrival.Header.Get("X-Forwarded-Host"); got != "shop.example" {
+		t.Errorf("X-Forwarded-Host, which is Kong's to replace: the plugin left %q", got)
 	}
 }
 

@@ -75,6 +75,20 @@ local function one_spelling(name)
   return (gsub(lower(name), "[^%w]", "-"))
 end
 
+-- KONG_FORWARDS are the headers, in Kong's own spelling, by which it tells
+-- services of the request after the plugins.
+local KONG_FORWARDS = {
+  ["x-forwarded-for"] = true, ["x-forwarded-proto"] = true, ["x-forwarded-host"] = true, ["x-forwarded-port"] = true,
+  ["x-forwarded-path"] = true, ["x-forwarded-prefix"] = true, ["x-real-ip"] = true,
+}
+
+-- forwards says whether a header tells of a request as a proxy would. Some
+-- frameworks believe such ones over the path that was asked for.
+local function forwards(plain)
+  return plain == "forwarded" or find(plain, "^x%-forwarded") or find(plain, "^x%-original") or find(plain, "^x%-rewrite")
+    or find(plain, "^x%-introspectd") or find(plain, "^x%-real%-ip") or find(plain, "^x%-client%-cert")
+end
+
 -- clean removes what the client says of itself, in every spelling, and returns
 -- its credential: all Authorization and DPoP lines, nil, a text or a list each.
 function Introspectd.clean(conf)
@@ -89,7 +103,8 @@ function Introspectd.clean(conf)
     local plain = one_spelling(name)
     -- Another plugin that has found a consumer has overwritten Kong's own
     -- headers, in Kong's own spelling.
-    if ours[plain] or KONGS_OWN[plain] and not (known and name == plain) then
+    if ours[plain] or KONGS_OWN[plain] and not (known and name == plain)
+      or forwards(plain) and not KONG_FORWARDS[name] then
       kong.service.request.clear_header(name)
     end
   end
