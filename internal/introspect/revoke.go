@@ -12,8 +12,9 @@ import (
 	"introspectd/internal/verify"
 )
 
-// Marks are the identities of an active token beside its own and its issuer's,
-// 16 bytes each, zeros where it has none.
+// Marks are the identities of an active token beside its digest and its issuer's,
+// 16 bytes each, zeros where it has none. The first is its own, the others it
+// shares with more.
 const (
 	markJTI = iota
 	markSubject
@@ -85,9 +86,8 @@ func (in *Introspector) unrevoked(a Answer, now time.Time) (Answer, error) {
 	if in.revocations == nil || !a.active {
 		return a, nil
 	}
-	var marks [marksSize + markSize]byte
-	copy(marks[copy(marks[:], a.marks):], a.issuer.identity[:])
-	is, err := in.revocations.Revoked(now, a.issuedAt, revoke.OfToken(a.input), marks[:])
+	ids := a.identities()
+	is, err := in.revocations.Revoked(now, a.issuedAt, ids[:ownSize], ids[ownSize:])
 	switch {
 	case err != nil:
 		return Answer{issuer: a.issuer, input: a.input}, fmt.Errorf("a token of issuer %s: %w", a.Issuer(), err)
@@ -97,19 +97,33 @@ func (in *Introspector) unrevoked(a Answer, now time.Time) (Answer, error) {
 	return a, nil
 }
 
+// ownSize is how much of its identities is an active token's alone: its digest
+// and its jti.
+const ownSize = 2 * markSize
+
+// identities are all that revocations may know an active token by.
+func (a Answer) identities() (ids [markSize + marksSize + markSize]byte) {
+	token := revoke.OfToken(a.input)
+	copy(ids[:], token[:])
+	copy(ids[markSize:], a.marks)
+	copy(ids[markSize+marksSize:], a.issuer.identity[:])
+	return ids
+}
+
 // withdrawnBy names the identities of a by which it is revoked, for people.
 func (in *Introspector) withdrawnBy(a Answer, now time.Time) []string {
 	var by []string
-	ask := func(word string, token revoke.ID, mark []byte) {
-		if is, _ := in.revocations.Revoked(now, a.issuedAt, token, mark); is {
+	ids := a.identities()
+	words := slices.Concat([]string{"the token itself"}, markWords[:], []string{"its issuer"})
+	for n, word := range words {
+		own, shared := ids[n*markSize:][:markSize], []byte(nil)
+		if n*markSize >= ownSize {
+			own, shared = shared, own
+		}
+		if is, _ := in.revocations.Revoked(now, a.issuedAt, own, shared); is {
 			by = append(by, word)
 		}
 	}
-	ask("the token itself", revoke.OfToken(a.input), nil)
-	for n, mark := range slices.Collect(slices.Chunk(a.marks, markSize)) {
-		ask(markWords[n], revoke.ID{}, mark)
-	}
-	ask("its issuer", revoke.ID{}, a.issuer.identity[:])
 	return by
 }
 

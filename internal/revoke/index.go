@@ -13,7 +13,10 @@ type index struct {
 	free   int32   // first unused row, linked by next[0]; 0 is none
 	rows   int32   // rows in chunks, used or not; row 0 is never used
 
-	byID    map[ID]int32   // first row of each identity, linked by next
+	// First row of each identity, linked by next: of the records that withdraw
+	// one token each, and of all others, which stay few and so at hand.
+	single, broad map[ID]int32
+
 	byName  map[Name]int32 // every record
 	deleted map[Name]int32 // the deletion of a name
 
@@ -57,7 +60,7 @@ func (w *words) number(text string) uint32 {
 func newIndex() *index {
 	return &index{
 		rows: 1, chunks: [][]row{make([]row, chunkSize)},
-		byID: map[ID]int32{}, byName: map[Name]int32{}, deleted: map[Name]int32{}, values: map[int32]string{},
+		single: map[ID]int32{}, broad: map[ID]int32{}, byName: map[Name]int32{}, deleted: map[Name]int32{}, values: map[int32]string{},
 		issuers: words{numbers: map[string]uint32{}}, callers: words{numbers: map[string]uint32{}},
 	}
 }
@@ -70,9 +73,12 @@ func (x *index) len() int { return len(x.byName) }
 // live is how many of them withdraw something.
 func (x *index) live() int { return x.len() - x.kinds[deletion] }
 
-// broad is how many of those withdraw more than one token.
-func (x *index) broad() int {
-	return x.live() - x.kinds[Token] - x.kinds[JTI] - x.kinds[DroppedKey]
+// firsts is where the identities of a kind's records are looked for.
+func (x *index) firsts(k Kind) map[ID]int32 {
+	if k == Token || k == JTI {
+		return x.single
+	}
+	return x.broad
 }
 
 // insert adds a record, unless it is there or was deleted. A deletion removes
@@ -103,9 +109,10 @@ func (x *index) insert(r Revocation) bool {
 		x.deleted[w.ids[0]] = n
 		return true
 	}
+	firsts := x.firsts(r.Kind)
 	for i := range int(w.count) {
-		w.next[i] = x.byID[w.ids[i]]
-		x.byID[w.ids[i]] = n
+		w.next[i] = firsts[w.ids[i]]
+		firsts[w.ids[i]] = n
 	}
 	return true
 }
@@ -138,7 +145,7 @@ func (x *index) remove(name Name) bool {
 		delete(x.deleted, w.ids[0])
 	} else {
 		for i := range int(w.count) {
-			x.unlink(w.ids[i], n)
+			x.unlink(x.firsts(w.kind), w.ids[i], n)
 		}
 	}
 	*w = row{next: [2]int32{x.free}}
@@ -147,13 +154,13 @@ func (x *index) remove(name Name) bool {
 }
 
 // unlink takes row n out of the chain of id.
-func (x *index) unlink(id ID, n int32) {
-	at := x.byID[id]
+func (x *index) unlink(firsts map[ID]int32, id ID, n int32) {
+	at := firsts[id]
 	if at == n {
 		if after := x.after(n, id); after != 0 {
-			x.byID[id] = after
+			firsts[id] = after
 		} else {
-			delete(x.byID, id)
+			delete(firsts, id)
 		}
 		return
 	}
@@ -178,23 +185,30 @@ func (x *index) slot(n int32, id ID) int {
 // after is the row behind n in the chain of id; 0 is none.
 func (x *index) after(n int32, id ID) int32 { return x.row(n).next[x.slot(n, id)] }
 
-// of yields the records of an identity.
-func (x *index) of(id ID) iter.Seq[*row] {
-	return func(yield func(*row) bool) {
-		for n := x.byID[id]; n != 0; n = x.after(n, id) {
-			if !yield(x.row(n)) {
+// of yields the records of a kind and its like by an identity.
+func (x *index) of(k Kind, id ID) iter.Seq2[int32, *row] {
+	return func(yield func(int32, *row) bool) {
+		for n := x.firsts(k)[id]; n != 0; n = x.after(n, id) {
+			if !yield(n, x.row(n)) {
 				return
 			}
 		}
 	}
 }
 
-// withdraws says whether a live record of id takes the right of a token that
-// was issued at iat; a token without one has 0, and falls under each.
-func (x *index) withdraws(id ID, iat, now int64) bool {
-	for n := x.byID[id]; n != 0; n = x.after(n, id) {
-		if w := x.row(n); now < w.expires && iat*1000 < w.notBefore && w.kind != DroppedKey {
-			return true
+// withdraws says whether a live record of one of the ids, 16 bytes each, takes
+// the right of a token that was issued at iat; a token without one has 0, and
+// falls under each.
+func (x *index) withdraws(firsts map[ID]int32, ids []byte, iat, now int64) bool {
+	for ; len(ids) >= len(ID{}); ids = ids[len(ID{}):] {
+		id := ID(ids)
+		if id == (ID{}) {
+			continue
+		}
+		for n := firsts[id]; n != 0; n = x.after(n, id) {
+			if w := x.row(n); now < w.expires && iat*1000 < w.notBefore && w.kind != DroppedKey {
+				return true
+			}
 		}
 	}
 	return false

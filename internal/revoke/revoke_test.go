@@ -90,27 +90,29 @@ type token struct {
 
 func (k token) id() revoke.ID { return revoke.OfToken(sha256.Sum256([]byte(k.text))) }
 
-func (k token) marks() []byte {
-	marks := make([]byte, 0, 7*16)
-	add := func(id revoke.ID) { marks = append(marks, id[:]...) }
-	for _, m := range []struct {
-		kind  revoke.Kind
-		value string
-	}{{revoke.JTI, k.jti}, {revoke.Subject, k.sub}, {revoke.Session, k.sid}, {revoke.Client, k.client}, {revoke.KeyID, k.kid}} {
-		if m.value == "" {
-			add(revoke.ID{})
-		} else {
-			add(revoke.Of(m.kind, iss, m.value))
+// ids are the identities that a token has alone, and those that it shares.
+func (k token) ids() (own, shared []byte) {
+	id := func(kind revoke.Kind, value string) []byte {
+		if value == "" {
+			return make([]byte, len(revoke.ID{}))
 		}
+		id := revoke.Of(kind, iss, value)
+		return id[:]
 	}
-	add(revoke.OfKey(iss, k.key))
-	add(revoke.Of(revoke.Issuer, iss, ""))
-	return marks
+	itself, key, issuer := k.id(), revoke.OfKey(iss, k.key), revoke.Of(revoke.Issuer, iss, "")
+	return slices.Concat(itself[:], id(revoke.JTI, k.jti)),
+		slices.Concat(id(revoke.Subject, k.sub), id(revoke.Session, k.sid), id(revoke.Client, k.client), id(revoke.KeyID, k.kid), key[:], issuer[:])
+}
+
+// ask is Revoked for a token.
+func ask(l *revoke.List, k token) (bool, error) {
+	own, shared := k.ids()
+	return l.Revoked(time.Now(), k.iat, own, shared)
 }
 
 func revoked(t testing.TB, l *revoke.List, k token) bool {
 	t.Helper()
-	is, err := l.Revoked(time.Now(), k.iat, k.id(), k.marks())
+	is, err := ask(l, k)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -343,8 +345,8 @@ func TestMergingIsTheSameInAnyOrder(t *testing.T) {
 
 func TestAListThatIsNotCurrentIsReliedOnForGraceAlone(t *testing.T) {
 	alice, bob := token{text: "h.p", sub: "alice"}, token{text: "h.q", sub: "bob"}
-	ask := func(l *revoke.List, k token) string {
-		is, err := l.Revoked(time.Now(), 0, k.id(), k.marks())
+	said := func(l *revoke.List, k token) string {
+		is, err := ask(l, k)
 		return strings.TrimSpace(fmt.Sprintf("%v %v", is, errors.Is(err, revoke.ErrUnavailable)))
 	}
 	for _, outage := range []revoke.OnOutage{revoke.Deny, revoke.Allow} {
@@ -357,10 +359,10 @@ func TestAListThatIsNotCurrentIsReliedOnForGraceAlone(t *testing.T) {
 				add(t, l, by(revoke.Subject, "alice", time.Time{}))
 				check := func(when string, want bool) {
 					t.Helper()
-					if got := ask(l, bob); got != fmt.Sprintf("false %v", want) {
+					if got := said(l, bob); got != fmt.Sprintf("false %v", want) {
 						t.Errorf("%s: got (revoked, unavailable) %s, want unavailable %v", when, got, want)
 					}
-					if got := ask(l, alice); got != "true false" {
+					if got := said(l, alice); got != "true false" {
 						t.Errorf("%s: what is known to be revoked: got %s", when, got)
 					}
 					if got := l.State().Denies; got != want {
@@ -533,7 +535,7 @@ func TestReadersAndWritersMeet(t *testing.T) {
 						t.Error(err)
 					}
 				}
-				if is, err := l.Revoked(time.Now(), 0, revoke.ID{9}, token{text: "x", jti: fmt.Sprint(worker, n)}.marks()); err != nil || is != (n%3 != 0) {
+				if is, err := ask(l, token{text: "x", jti: fmt.Sprint(worker, n)}); err != nil || is != (n%3 != 0) {
 					t.Errorf("%d: revoked %v, %v", n, is, err)
 				}
 			}
@@ -547,20 +549,28 @@ func TestReadersAndWritersMeet(t *testing.T) {
 	all.Wait()
 }
 
+// BenchmarkRevoked asks about one token again and again, and about many in turn,
+// for which memory has to be waited for.
 func BenchmarkRevoked(b *testing.B) {
-	k := token{text: "h.p", jti: "j", sub: "alice", sid: "s", client: "app", kid: "k"}
-	id, marks, now := k.id(), k.marks(), time.Now()
+	const tokens = 1 << 14
+	var own, shared [tokens][]byte
+	for n := range tokens {
+		own[n], shared[n] = token{text: fmt.Sprint("h.", n), jti: fmt.Sprint(n), sub: fmt.Sprint(n % 1000), sid: fmt.Sprint(n), client: "app", kid: "k"}.ids()
+	}
+	now := time.Now()
 	for _, entries := range []int{0, 1, 1_000_000} {
-		b.Run(fmt.Sprintf("%d entries", entries), func(b *testing.B) {
-			l := newList(b, revoke.Options{File: &shelf{}, Config: revoke.Config{MaxEntries: 1 << 30, OnOutage: revoke.Deny}})
-			fill(b, l, entries)
-			b.ReportAllocs()
-			for b.Loop() {
-				if is, err := l.Revoked(now, 0, id, marks); is || err != nil {
-					b.Fatal(is, err)
+		l := newList(b, revoke.Options{File: &shelf{}, Config: revoke.Config{MaxEntries: 1 << 30, OnOutage: revoke.Deny}})
+		fill(b, l, entries)
+		for name, many := range map[string]int{"one token": 1, "many tokens": tokens} {
+			b.Run(fmt.Sprintf("%d entries, %s", entries, name), func(b *testing.B) {
+				b.ReportAllocs()
+				for n := 0; b.Loop(); n++ {
+					if is, err := l.Revoked(now, 0, own[n%many], shared[n%many]); is || err != nil {
+						b.Fatal(is, err)
+					}
 				}
-			}
-		})
+			})
+		}
 	}
 }
 
