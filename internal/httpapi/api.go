@@ -241,10 +241,16 @@ func respond(w http.ResponseWriter, status int, body []byte) {
 	h := w.Header()
 	h["Content-Type"] = contentJSON
 	h["Cache-Control"] = noStore
-	h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	if len(body) > counted {
+		h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	}
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // a peer that is gone needs no answer
 }
+
+// counted is how large an answer net/http itself counts, at the end of the
+// handler and for less than a header costs. It would send a larger one in chunks.
+const counted = 2 << 10
 
 // retryAfter is when to ask again where we could not tell, in seconds.
 const retryAfter = "5"
@@ -255,7 +261,6 @@ var (
 	varyAccept  = []string{"Accept"}
 	// varyGateway names what an answer to a gateway depends on besides its path.
 	varyGateway = []string{"Authorization, X-Introspectd-Caller, X-Introspectd-Policy"}
-	noLength    = []string{"0"}
 )
 
 // authenticate finds out who asks and whether it may do p.

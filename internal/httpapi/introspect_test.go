@@ -68,7 +68,7 @@ func TestIntrospectAnswers(t *testing.T) {
 			for range 2 {
 				f.ask("orders", "/introspect", row.token).want(t, http.StatusOK, inactive).
 					wantHeader(t, "Content-Type", "application/json").wantHeader(t, "Cache-Control", "no-store").
-					wantHeader(t, "Vary", "Accept").wantHeader(t, "Content-Length", "16")
+					wantHeader(t, "Vary", "Accept")
 				if row.reason != "" {
 					f.wantReason(t, row.reason, row.issuer)
 				}

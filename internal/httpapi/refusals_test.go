@@ -30,7 +30,7 @@ func TestGatewaysRefuseInTheWordsOfWSO2(t *testing.T) {
 	bothGateways(t, "900902 ATH-02 no token", func(t *testing.T, prefix string, _ int) {
 		f.send("GET", prefix+"/lenient", "").want(t, http.StatusUnauthorized, noToken).
 			wantHeader(t, "WWW-Authenticate", plainChallenge).wantHeader(t, "Content-Type", "application/json").
-			wantHeader(t, "Content-Length", strconv.Itoa(len(noToken))).wantHeader(t, "Cache-Control", "no-store")
+			wantHeader(t, "Cache-Control", "no-store")
 		f.send("GET", prefix+"/lenient", "", "Authorization", basic("orders", secretOf("orders"))).want(t, http.StatusUnauthorized, noToken)
 	})
 	bothGateways(t, "900902 ATH-04 malformed", func(t *testing.T, prefix string, malformed int) {

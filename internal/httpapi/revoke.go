@@ -76,9 +76,7 @@ func (o outcome) refused(w http.ResponseWriter, p *problem) outcome {
 
 // done is 200 without a body: the caller has nothing left to do.
 func (o outcome) done(w http.ResponseWriter, note string) outcome {
-	h := w.Header()
-	h["Cache-Control"] = noStore
-	h["Content-Length"] = []string{"0"}
+	w.Header()["Cache-Control"] = noStore
 	w.WriteHeader(http.StatusOK)
 	o.status, o.note = http.StatusOK, note
 	return o

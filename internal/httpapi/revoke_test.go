@@ -17,7 +17,7 @@ import (
 // wantRevoked wants the answer of /revoke where nothing is left to do.
 func (r response) wantRevoked(t testing.TB) response {
 	t.Helper()
-	return r.want(t, http.StatusOK, "").wantHeader(t, "Content-Length", "0").wantHeader(t, "Cache-Control", "no-store").wantHeader(t, "Content-Type")
+	return r.want(t, http.StatusOK, "").wantHeader(t, "Cache-Control", "no-store").wantHeader(t, "Content-Type")
 }
 
 const unavailableBody = `{"error":"temporarily_unavailable"}`

@@ -179,6 +179,5 @@ func (r *Ruling) write(w http.ResponseWriter) {
 		h["Cache-Control"] = []string{"private, max-age=" + strconv.FormatInt(r.lifetime, 10)}
 		h["Vary"] = varyGateway
 	}
-	h["Content-Length"] = noLength
 	w.WriteHeader(http.StatusOK)
 }

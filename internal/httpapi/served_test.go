@@ -1,0 +1,119 @@
+package httpapi_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"introspectd/internal/telemetry"
+)
+
+// BenchmarkServed has net/http serve hits on a connection that costs nothing,
+// and bare gin the same requests with an answer as long: all of a hit but the
+// kernel's part. On one processor (GOMAXPROCS=1) it is steady to 1 %, and shows
+// what a load test can't.
+func BenchmarkServed(b *testing.B) {
+	tel, err := telemetry.New(b.Context(), telemetry.Config{Log: telemetry.LogConfig{Level: "error", Format: "json"}}, telemetry.Options{LogTo: io.Discard})
+	if err != nil {
+		b.Fatal(err)
+	}
+	f := newFixture(b, func(s *setup) { s.access, s.meter, s.tracer = tel.Access, tel.Meter, tel.Tracer })
+	token := mint(corp(), members{"scope": "read write"})
+	q := form("token", token)
+	for way, request := range map[string]string{
+		"POST introspect": lines("POST /introspect HTTP/1.1", "Host: x", "Authorization: "+basic("orders", secretOf("orders")), "Content-Type: "+formType, "Content-Length: "+fmt.Sprint(len(q)), "", q),
+		"GET auth":        lines("GET /auth/strict HTTP/1.1", "Host: x", "Authorization: Bearer "+token, "", ""),
+	} {
+		for name, h := range map[string]http.Handler{"bare gin": bareGin(), "introspectd": f.api} {
+			b.Run(way+"/"+name, func(b *testing.B) {
+				b.ReportAllocs()
+				pipe := &endless{request: request, left: b.N, over: make(chan struct{})}
+				server := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, WriteTimeout: 30 * time.Second}
+				conns := make(offered, 1)
+				go func() { _ = server.Serve(conns) }()
+				b.ResetTimer()
+				conns <- pipe
+				<-pipe.over
+				b.StopTimer()
+				close(conns)
+				_ = server.Shutdown(context.Background())
+				if !strings.HasPrefix(pipe.last, "HTTP/1.1 200 ") {
+					b.Errorf("got %q, want 200", pipe.last)
+				}
+			})
+		}
+	}
+}
+
+func bareGin() http.Handler {
+	gin.SetMode(gin.ReleaseMode)
+	e, answer := gin.New(), []byte("{"+strings.Repeat(" ", 250)+"}")
+	e.POST("/introspect", func(c *gin.Context) {
+		_, _ = io.ReadAll(c.Request.Body)
+		c.Data(http.StatusOK, "application/json", answer)
+	})
+	e.GET("/auth/strict", func(c *gin.Context) {
+		for _, h := range []string{"X-Auth-Subject", "X-Auth-Issuer", "X-Auth-Client-Id", "X-Auth-Scope"} {
+			c.Header(h, c.GetHeader("Authorization")[7:30])
+		}
+		c.Status(http.StatusOK)
+	})
+	return e
+}
+
+// endless is a connection on which a request comes as often as is left, and
+// what is answered goes nowhere.
+type endless struct {
+	net.Conn
+	request  string
+	at, left int
+	over     chan struct{} // closed by the last answer
+	last     string        // the head of an answer
+}
+
+func (e *endless) Read(p []byte) (int, error) {
+	if e.left == 0 {
+		<-e.over
+		return 0, io.EOF
+	}
+	n := copy(p, e.request[e.at:])
+	if e.at += n; e.at == len(e.request) {
+		e.at, e.left = 0, e.left-1
+	}
+	return n, nil
+}
+
+func (e *endless) Write(p []byte) (int, error) {
+	if e.left == 0 {
+		e.last = string(p[:min(len(p), 40)])
+		close(e.over)
+	}
+	return len(p), nil
+}
+
+func (*endless) Close() error        { return nil }
+func (*endless) LocalAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 8080} }
+
+func (*endless) RemoteAddr() net.Addr             { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 40000} }
+func (*endless) SetReadDeadline(time.Time) error  { return nil }
+func (*endless) SetWriteDeadline(time.Time) error { return nil }
+
+// offered are connections that a server may accept.
+type offered chan net.Conn
+
+func (o offered) Accept() (net.Conn, error) {
+	if c, ok := <-o; ok {
+		return c, nil
+	}
+	return nil, net.ErrClosed
+}
+
+func (offered) Close() error   { return nil }
+func (offered) Addr() net.Addr { return &net.TCPAddr{} }
