@@ -42,10 +42,7 @@ const lateness = 2
 
 // State returns a picture of the moment.
 func (l *List) State() State {
-	l.mu.RLock()
-	entries := l.index.live()
-	l.mu.RUnlock()
-	s := State{Entries: entries, Complete: l.held.Load(), Lag: l.lag(), Denies: !l.reliable()}
+	s := State{Entries: int(l.live.Load()), Complete: l.held.Load(), Lag: l.lag(), Denies: !l.reliable()}
 	s.Current = s.Complete && s.Lag <= lateness*l.cfg.Load().MaxDelay
 	return s
 }
