@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -25,6 +26,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	metricspb "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
 	tracespb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	metricdatapb "go.opentelemetry.io/proto/otlp/metrics/v1"
 	resourcepb "go.opentelemetry.io/proto/otlp/resource/v1"
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
@@ -289,11 +291,12 @@ func TestExport(t *testing.T) {
 				want.spans = []string{"introspectd v1.2.3 sample"}
 			}
 			if tt.measured {
-				want.metrics = []string{"introspectd v1.2.3 introspectd.verdicts"}
+				want.metrics = []string{"introspectd v1.2.3 introspectd.build_info", "introspectd v1.2.3 introspectd.verdicts"}
 			}
 			if diff := cmp.Diff(want.spans, c.spans); diff != "" {
 				t.Errorf("spans at the collector (-want +got):\n%s", diff)
 			}
+			slices.Sort(c.metrics)
 			if diff := cmp.Diff(want.metrics, c.metrics); diff != "" {
 				t.Errorf("metrics at the collector (-want +got):\n%s", diff)
 			}
@@ -427,6 +430,7 @@ func stop(t *testing.T, tel *telemetry.Telemetry) {
 type collector struct {
 	url            string
 	spans, metrics []string
+	histograms     []*metricdatapb.HistogramDataPoint
 }
 
 func startCollector(t *testing.T) *collector {
@@ -470,6 +474,7 @@ func (c *collector) take(path string, body []byte) error {
 		for _, rm := range request.ResourceMetrics {
 			for _, m := range rm.ScopeMetrics[0].Metrics {
 				c.metrics = append(c.metrics, service(rm.Resource)+m.Name)
+				c.histograms = append(c.histograms, m.GetHistogram().GetDataPoints()...)
 			}
 		}
 		return nil
