@@ -21,6 +21,13 @@
 // package: who watches files calls Reload, and this package starts no goroutine
 // that outlives Serve.
 //
+// A connection's deadlines are put off. Context: net/http sets eight for each
+// request, all but two of them to be moved on before they come, and each takes the
+// locks of the poller and moves a timer. Choice: one timer for each direction,
+// which looks now and then whether the latest has come and tells the connection of
+// that alone. Cost: connections are no *net.TCPConn to net/http, which then copies
+// no files by sendfile; we serve none. Limits hold to the instant, as before.
+//
 // A unix socket has the mode that the umask leaves for the moment between bind
 // and chmod. To narrow the umask would act on every other goroutine's files.
 package listen
@@ -141,8 +148,12 @@ func Serve(ctx context.Context, delay time.Duration, running ...Running) error {
 }
 
 func (r Running) serve() error {
-	if s, ok := r.Server.(*http.Server); ok && s.TLSConfig != nil {
-		return s.ServeTLS(r.Listener, "", "")
+	s, ok := r.Server.(*http.Server)
+	switch {
+	case ok && s.TLSConfig != nil:
+		return s.ServeTLS(lazyListener{r.Listener}, "", "")
+	case ok:
+		return s.Serve(lazyListener{r.Listener})
 	}
 	return r.Server.Serve(r.Listener)
 }

@@ -187,6 +187,17 @@ func TestSlowHeaderIsCutOff(t *testing.T) {
 	}
 }
 
+func TestAnswerArrivesThoughTheBodyWasNotRead(t *testing.T) {
+	s := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Connection", "close")
+		w.WriteHeader(http.StatusRequestEntityTooLarge)
+	}, nil)
+	answer := raw(t, s.addr, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"+strings.Repeat("x", 300_000))
+	if !strings.HasPrefix(answer, "HTTP/1.1 413 ") {
+		t.Errorf("got %q, want 413", answer)
+	}
+}
+
 func TestLargeHeaderIsRefused(t *testing.T) {
 	s := serve(t, echo, nil)
 	r, _ := http.NewRequest("GET", "http://"+s.addr, nil)
