@@ -84,7 +84,8 @@ var (
 // members. The set's values lie in text, which is compacted in place and must
 // not be used afterwards.
 func Decode(text []byte) (Set, error) {
-	if Depth(text) > MaxDepth { // what is no JSON the parser refuses
+	// Fewer brackets than that can't nest so deep. What is no JSON the parser refuses.
+	if bytes.Count(text, []byte("{"))+bytes.Count(text, []byte("[")) > MaxDepth && Depth(text) > MaxDepth {
 		return nil, errDepth
 	}
 	r := readers.Get().(*reader)
@@ -102,6 +103,7 @@ var readers = sync.Pool{New: func() any { return new(reader) }}
 
 func (r *reader) read(text []byte) (Set, error) {
 	r.text = *bytes.NewBuffer(text)
+	names := string(text) // which are parts of it: one object for all
 	d := &r.decoder
 	d.Reset(&r.text)
 	if d.PeekKind() != '{' {
@@ -116,12 +118,16 @@ func (r *reader) read(text []byte) (Set, error) {
 		if err != nil {
 			return nil, err
 		}
-		m := Member{Name: nameOf(name)}
+		end := d.InputOffset()
+		m := Member{Name: names[end-int64(len(name)):][1 : len(name)-1]}
+		if strings.IndexByte(m.Name, '\\') >= 0 {
+			m.Name, _ = String(name)
+		}
 		value, err := d.ReadValue()
 		if err != nil {
 			return nil, err
 		}
-		end := d.InputOffset()
+		end = d.InputOffset()
 		m.Value = text[end-int64(len(value)) : end : end]
 		if len(set) == MaxMembers {
 			return nil, errMembers
@@ -135,7 +141,7 @@ func (r *reader) read(text []byte) (Set, error) {
 		return nil, errTrail
 	}
 	for i := range set {
-		if k := set[i].Value.Kind(); k == '{' || k == '[' {
+		if k := set[i].Value.Kind(); (k == '{' || k == '[') && spaced(set[i].Value) {
 			if err := set[i].Value.Compact(); err != nil {
 				return nil, err
 			}
@@ -144,25 +150,15 @@ func (r *reader) read(text []byte) (Set, error) {
 	return set, nil
 }
 
-// usual are names that most tokens have: each is one string for all of them.
-var usual = func() map[string]string {
-	names := map[string]string{}
-	for _, name := range strings.Fields("alg kid typ iss sub aud exp nbf iat jti azp scope scp client_id cid sid acr amr auth_time cnf name email email_verified preferred_username given_name family_name realm_access resource_access session_state tid oid roles groups ver aut") {
-		names[name] = name
-	}
-	return names
-}()
-
-// nameOf is the name that a JSON string spells.
-func nameOf(quoted jsontext.Value) string {
-	if inner := quoted[1 : len(quoted)-1]; bytes.IndexByte(inner, '\\') < 0 {
-		if name, ok := usual[string(inner)]; ok {
-			return name
+// spaced says whether there is white space in v (RFC 8259 section 2), between its
+// parts or within its strings.
+func spaced(v jsontext.Value) bool {
+	for _, space := range []byte(" \t\n\r") {
+		if bytes.IndexByte(v, space) >= 0 {
+			return true
 		}
-		return string(inner)
 	}
-	name, _ := String(quoted)
-	return name
+	return false
 }
 
 // Depth is how deep text nests, the outermost object or array counted. It counts
