@@ -348,6 +348,19 @@ func (k *Keys) Find(ctx context.Context, kid, alg string, at time.Time, mayFetch
 	return key, nil
 }
 
+// AtHand is Find without a wait. Where it is not ok, Find might know more.
+func (k *Keys) AtHand(kid, alg string, at time.Time, mayFetch bool) (key *Key, ok bool) {
+	alg = canonical(alg)
+	key, found := k.look(kid, alg, at)
+	if found == unknownKid && mayFetch && !k.cfg.local() {
+		if k.seekable(kid) {
+			return nil, false
+		}
+		key, found = k.look(kid, alg, at) // a flight may have brought it since
+	}
+	return key, found != noSet
+}
+
 // Refuses tells why Find gave no key, where that is because the private half
 // of the key that kid names is public.
 func (k *Keys) Refuses(kid, alg string) bool {

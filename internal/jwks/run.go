@@ -277,6 +277,15 @@ func (k *Keys) await(ctx context.Context, kid, alg string, found lookup) bool {
 	}
 }
 
+// seekable says whether await would wait for anything.
+func (k *Keys) seekable(kid string) bool {
+	budget := k.limiter
+	if k.fleet != nil {
+		budget = k.looks
+	}
+	return !k.unknown.has(kid, time.Now()) && (k.inFlight() != nil || budget.Tokens() >= 1)
+}
+
 // maySeek spends the budget of flights that unknown kids cause.
 func (k *Keys) maySeek() bool {
 	if k.fleet != nil {

@@ -244,6 +244,47 @@ func TestUnknownKid(t *testing.T) {
 			t.Errorf("Find: got %v after %s, want ErrUnavailable at once", err, time.Since(at))
 		}
 	})
+	in("JWT-12 what is at hand is told without a wait, and only if a wait would tell no more", func(t *testing.T) {
+		s, k := unknownKid(t)
+		atHand := func(name, kid string, mayFetch, wantKey, wantOK bool) {
+			t.Helper()
+			at, alg := time.Now(), "ES256"
+			if kid == "old" {
+				alg = "RS256"
+			}
+			key, ok := k.AtHand(kid, alg, time.Now(), mayFetch)
+			if (key != nil) != wantKey || ok != wantOK || time.Since(at) != 0 {
+				t.Errorf("%s: got %v, %t after %v, want found %t, %t, at once", name, key, ok, time.Since(at), wantKey, wantOK)
+			}
+		}
+		atHand("a known kid", "old", true, true, true)
+		atHand("an unknown kid, with a fetch to spend", "new", true, false, false)
+		atHand("an unknown kid, without leave to fetch", "new", false, false, true)
+		s.set(slowly(500*time.Millisecond, ok(rotated)))
+		go func() { _, _ = k.Find(t.Context(), "new", "ES256", time.Now(), true) }()
+		time.Sleep(100 * time.Millisecond)
+		atHand("an unknown kid, while a fetch is under way", "new", true, false, false)
+		time.Sleep(time.Second)
+		atHand("the new kid once it is there", "new", true, true, true)
+		atHand("another one after the fetch", "random", true, false, true)
+		time.Sleep(30 * time.Second)
+		atHand("another one when the next fetch may be", "random", true, false, false)
+		wantKeyFetching(t, k, "random", "ES256", false)
+		atHand("one that a fetch didn't bring", "random", true, false, true)
+		if got := s.fetches(); got != 3 {
+			t.Errorf("fetches: got %d, want 3, none of them by looking", got)
+		}
+	})
+	in("JWT-12 nothing at hand is no refusal", func(t *testing.T) {
+		k := fromSource(t, &source{answer: hang})
+		run(t, k)
+		synctest.Wait()
+		for _, mayFetch := range []bool{true, false} {
+			if key, ok := k.AtHand("k", "ES256", time.Now(), mayFetch); key != nil || ok {
+				t.Errorf("AtHand without a set, with leave %t: got %v, %t, want it not to be told", mayFetch, key, ok)
+			}
+		}
+	})
 	in("JWT-12 a flood costs one fetch per cooldown", func(t *testing.T) {
 		s, k := unknownKid(t)
 		s.set(slowly(100*time.Millisecond, ok(keySet(jwk("old", rsaKey().Public())))))

@@ -126,7 +126,7 @@ func (v *Verifier) Verify(ctx context.Context, token string, now time.Time) (Ver
 }
 
 // Reading is a token of which all was looked at that needs neither a key nor
-// the time.
+// the time. It is not safe for concurrent use.
 type Reading struct {
 	verdict   Verdict // final where it has a reason
 	verifier  *Verifier
@@ -138,7 +138,7 @@ type Reading struct {
 	signature string
 }
 
-// Refused says that the token is refused, whatever keys there are.
+// Refused says that the token is refused for what was found out until now.
 func (r *Reading) Refused() bool { return r.verdict.Reason != NoReason }
 
 // Read takes token apart and refuses what no key could save.
@@ -194,31 +194,57 @@ func (r *Reading) read(v *Verifier, token string) Verdict {
 	return out
 }
 
+// Look takes the key as of now, or refuses the token for it, if that can be told
+// without a wait.
+func (r *Reading) Look(now time.Time) {
+	if r.Refused() {
+		return
+	}
+	asOf, mayFetch := r.keyAsOf(now)
+	if key, ok := r.verdict.Issuer.keys.AtHand(r.verdict.Kid, r.verdict.Alg, asOf, mayFetch); ok {
+		r.verdict = r.verdict.found(key, asOf)
+	}
+}
+
+// keyAsOf is the time at which the key has to be good, and whether it is worth a
+// fetch. An expired token never causes one, whatever kid it invents. It is held
+// against the keys of its own end: a certificate that has ended since must not
+// make "unknown" of what is refused as expired anyway.
+func (r *Reading) keyAsOf(now time.Time) (asOf time.Time, mayFetch bool) {
+	if r.verdict.Expires <= r.verdict.Issuer.past(now) {
+		return time.Unix(r.verdict.Expires, 0), false
+	}
+	return now, true
+}
+
+// found notes the key that fits kid and alg, nil for none.
+func (v Verdict) found(key *jwks.Key, asOf time.Time) Verdict {
+	v.Key, v.KeyAsOf = key, asOf
+	switch {
+	case key != nil:
+		return v
+	case v.Issuer.keys.Refuses(v.Kid, v.Alg):
+		return v.refuse(KnownPublicKey, KeyFound, "the private half of the key is public, so anyone can sign with it")
+	}
+	return v.refuse(UnknownKey, KeyFound, "no key of this issuer fits kid and alg")
+}
+
 // Verify judges what was read, as Verifier.Verify does.
 func (r *Reading) Verify(ctx context.Context, now time.Time) (Verdict, error) {
 	if r.Refused() {
 		return r.verdict, nil
 	}
 	out, issuer := r.verdict, r.verdict.Issuer
-	// An expired token never causes a fetch, whatever kid it invents. It is
-	// held against the keys of its own end: a certificate that has ended since
-	// must not make "unknown" of what is refused as expired anyway.
-	mayFetch := out.Expires > issuer.past(now)
-	out.KeyAsOf = now
-	if !mayFetch {
-		out.KeyAsOf = time.Unix(out.Expires, 0)
-	}
-	var err error
-	out.Key, err = issuer.keys.Find(context.WithoutCancel(ctx), out.Kid, out.Alg, out.KeyAsOf, mayFetch)
-	if err != nil {
-		out.Step = KeyFound
-		return out, fmt.Errorf("looking for a key of issuer %s: %w", issuer.config.Name, err)
-	}
-	if out.Key == nil && issuer.keys.Refuses(out.Kid, out.Alg) {
-		return out.refuse(KnownPublicKey, KeyFound, "the private half of the key is public, so anyone can sign with it"), nil
-	}
 	if out.Key == nil {
-		return out.refuse(UnknownKey, KeyFound, "no key of this issuer fits kid and alg"), nil
+		asOf, mayFetch := r.keyAsOf(now)
+		key, err := issuer.keys.Find(context.WithoutCancel(ctx), out.Kid, out.Alg, asOf, mayFetch)
+		if err != nil {
+			out.Step, out.KeyAsOf = KeyFound, asOf
+			return out, fmt.Errorf("looking for a key of issuer %s: %w", issuer.config.Name, err)
+		}
+		if out = out.found(key, asOf); key == nil {
+			return out, nil
+		}
 	}
 	sig, ok := decodeSegment(r.signature)
 	if !ok {
