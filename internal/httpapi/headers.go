@@ -57,11 +57,22 @@ func compileHeaders(headers map[string]string) []identityHeader {
 func identity(headers []identityHeader, size int, a introspect.Answer) (values []string, left int, ok bool) {
 	var room [512]byte
 	var marks [16]int
-	text, ends := room[:0], marks[:0]
-	for _, h := range headers {
+	var space [16]jsontext.Value
+	text, ends, found := room[:0], marks[:0], space[:]
+	if len(headers) > len(found) {
+		found = make([]jsontext.Value, len(headers))
+	}
+	for name, value := range a.Members() {
+		for n := range headers {
+			if string(name) == string(headers[n].claim) {
+				found[n] = value
+			}
+		}
+	}
+	for n, h := range headers {
 		before := len(text)
 		var shown bool
-		text, shown = appendHeader(text, a.Find(h.claim))
+		text, shown = appendHeader(text, found[n])
 		if !shown || h.claim == "sub" && len(text)-before > maxSubject {
 			if h.essential {
 				return nil, 0, false

@@ -60,7 +60,7 @@ func (a *API) judge(w http.ResponseWriter, r *http.Request, p parameters, needs 
 	}
 	view := &a.views[caller.Index]
 	reason, refused := view.demand.Refuses(answer)
-	out = out.judged(answer, reason, !refused)
+	out.judged(answer, reason, !refused)
 	out.status = http.StatusOK
 	if refused {
 		respond(w, http.StatusOK, inactive)
@@ -89,13 +89,12 @@ func (p *parameters) check() *problem {
 }
 
 // judged notes a verdict.
-func (o outcome) judged(a introspect.Answer, reason verify.Reason, active bool) outcome {
+func (o *outcome) judged(a introspect.Answer, reason verify.Reason, active bool) {
 	o.isVerdict, o.active = true, active
 	o.reason, o.issuer, o.ref = reason.String(), a.Issuer(), a.Ref()
-	if a.Note() != "" {
-		o.note = a.Note()
+	if note := a.Note(); note != "" {
+		o.note = note
 	}
-	return o
 }
 
 // failed notes that no verdict could be made.

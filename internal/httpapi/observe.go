@@ -30,7 +30,7 @@ import (
 )
 
 // outcome is what happened to one request: all that is logged and counted of
-// it. It holds nothing of a token but its reference.
+// it. It tells nothing of a token but its reference.
 type outcome struct {
 	status int
 	code   string // the error that was answered

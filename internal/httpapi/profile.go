@@ -156,7 +156,7 @@ func (a *API) profiled(w http.ResponseWriter, r *http.Request, p parameters) out
 			return out.unsigned(answer, err)
 		}
 	}
-	out = out.judged(answer, reason, !refused)
+	out.judged(answer, reason, !refused)
 	out.status = http.StatusOK
 	if refused {
 		respond(w, http.StatusOK, inactive)

@@ -69,21 +69,23 @@ func mediaType(r *http.Request, orJSON bool) (isJSON bool, bad *problem) {
 			return false, unsupported("the body is encoded").with("Accept-Encoding", "identity")
 		}
 	}
-	accepted := "application/x-www-form-urlencoded"
-	if orJSON {
-		accepted += ", application/json"
-	}
 	if types := r.Header["Content-Type"]; len(types) == 1 {
 		kind, _, _ := strings.Cut(types[0], ";")
-		switch kind = strings.ToLower(strings.TrimSpace(kind)); {
-		case kind == "application/x-www-form-urlencoded":
+		switch kind = strings.TrimSpace(kind); {
+		case strings.EqualFold(kind, formType):
 			return false, nil
-		case orJSON && kind == "application/json":
+		case orJSON && strings.EqualFold(kind, jsonType):
 			return true, nil
 		}
 	}
+	accepted := formType
+	if orJSON {
+		accepted += ", " + jsonType
+	}
 	return false, unsupported("the media type is not supported").with("Accept", accepted)
 }
+
+const formType, jsonType = "application/x-www-form-urlencoded", "application/json"
 
 func unsupported(description string) *problem {
 	return &problem{status: http.StatusUnsupportedMediaType, code: "invalid_request", description: description}

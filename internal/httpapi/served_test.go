@@ -15,10 +15,10 @@ import (
 	"introspectd/internal/telemetry"
 )
 
-// BenchmarkServed has net/http serve hits on a connection that costs nothing,
-// and bare gin the same requests with an answer as long: all of a hit but the
-// kernel's part. On one processor (GOMAXPROCS=1) it is steady to 1 %, and shows
-// what a load test can't.
+// BenchmarkServed has net/http serve hits, and what is refused without a look at
+// its signature, on a connection that costs nothing, and bare gin the same
+// requests: all of an answer but the kernel's part. On one processor
+// (GOMAXPROCS=1) it is steady to 1 %, and shows what a load test can't.
 func BenchmarkServed(b *testing.B) {
 	tel, err := telemetry.New(b.Context(), telemetry.Config{Log: telemetry.LogConfig{Level: "error", Format: "json"}}, telemetry.Options{LogTo: io.Discard})
 	if err != nil {
@@ -26,9 +26,13 @@ func BenchmarkServed(b *testing.B) {
 	}
 	f := newFixture(b, func(s *setup) { s.access, s.meter, s.tracer = tel.Access, tel.Meter, tel.Tracer })
 	token := mint(corp(), members{"scope": "read write"})
-	q := form("token", token)
+	q, refused := form("token", token), form("token", mint(corp(), members{"iss": "https://unlisted.example"}))
+	post := func(body string) string {
+		return lines("POST /introspect HTTP/1.1", "Host: x", "Authorization: "+basic("orders", secretOf("orders")), "Content-Type: "+formType, "Content-Length: "+fmt.Sprint(len(body)), "", body)
+	}
 	for way, request := range map[string]string{
-		"POST introspect": lines("POST /introspect HTTP/1.1", "Host: x", "Authorization: "+basic("orders", secretOf("orders")), "Content-Type: "+formType, "Content-Length: "+fmt.Sprint(len(q)), "", q),
+		"POST introspect": post(q),
+		"POST refused":    post(refused),
 		"GET auth":        lines("GET /auth/strict HTTP/1.1", "Host: x", "Authorization: Bearer "+token, "", ""),
 	} {
 		for name, h := range map[string]http.Handler{"bare gin": bareGin(), "introspectd": f.api} {

@@ -12,29 +12,36 @@ import (
 )
 
 // Answer is what we know of one token: nothing in it depends on who asks. The
-// zero value is inactive. An Answer is immutable.
+// zero value is inactive. An Answer is immutable, and small enough to be handed
+// from function to function.
 type Answer struct {
-	active   bool
-	reason   verify.Reason
-	issuer   *issuer
-	input    [sha256.Size]byte
-	expires  int64
-	issuedAt int64
-	marks    []byte // see marksOf
-	spans    []byte // ends of names and values in body, see entryHead
-	body     []byte
-	note     string // see Note
+	issuer *issuer
+	entry  entry // sound; nil of what is not remembered, which is inactive
+	// Where there is no entry:
+	ref    Ref
+	reason verify.Reason
 }
 
 // Active says whether the token is good, to anyone who may be told at all.
-func (a Answer) Active() bool { return a.active }
+func (a Answer) Active() bool { return a.entry != nil && a.entry.active() }
 
 // Reason is why it is not, for logs and metrics alone.
-func (a Answer) Reason() verify.Reason { return a.reason }
+func (a Answer) Reason() verify.Reason {
+	if a.entry == nil {
+		return a.reason
+	}
+	return a.entry.reason()
+}
 
 // Note tells the log more of Reason: which rule, and its author's own words. It
 // holds nothing of the token, and is empty for most reasons.
-func (a Answer) Note() string { return a.note }
+func (a Answer) Note() string {
+	if a.entry == nil || a.entry.active() {
+		return ""
+	}
+	_, note := a.entry.document()
+	return string(note)
+}
 
 // Issuer is the configured name of the issuer, empty when iss named none.
 func (a Answer) Issuer() string {
@@ -45,36 +52,59 @@ func (a Answer) Issuer() string {
 }
 
 // Expires is the token's exp in seconds since 1970, 0 unless it is active.
-func (a Answer) Expires() int64 { return a.expires }
-
-// Ref names the token in log lines without showing it.
-func (a Answer) Ref() Ref { return Ref(a.input[:]) }
-
-// Ref is the first 8 bytes of SHA-256(header.payload). The zero Ref names
-// nothing.
-type Ref [8]byte
-
-// String is the hex of r, empty for the zero Ref.
-func (r Ref) String() string {
-	if r == (Ref{}) {
-		return ""
+func (a Answer) Expires() int64 {
+	if !a.Active() {
+		return 0
 	}
-	return hex.EncodeToString(r[:])
+	return a.entry.expires()
+}
+
+// Ref names the token in log lines.
+func (a Answer) Ref() Ref {
+	if a.entry == nil {
+		return a.ref
+	}
+	return Ref{digest: binary.BigEndian.Uint64(a.entry.input())}
+}
+
+// Ref names a token in log lines without showing it. The zero Ref names nothing.
+type Ref struct {
+	token  string // digested when somebody writes it: not every line is written
+	digest uint64 // else
+}
+
+// String is the hex of the first 8 bytes of SHA-256(header.payload), empty for
+// the zero Ref.
+func (r Ref) String() string {
+	switch {
+	case r.token != "":
+		input := verify.SigningInput(r.token)
+		return hex.EncodeToString(input[:8])
+	case r.digest != 0:
+		return hex.EncodeToString(binary.BigEndian.AppendUint64(nil, r.digest))
+	}
+	return ""
 }
 
 // Origin is what the answer was made of, as a digest each: the token's header and
 // payload, and the configuration of its issuer. It is nothing unless the token is
 // active.
 func (a Answer) Origin() (origin [2 * sha256.Size]byte) {
-	if a.active && a.issuer != nil {
-		copy(origin[copy(origin[:], a.input[:]):], a.issuer.fingerprint[:])
+	if a.Active() {
+		copy(origin[copy(origin[:], a.entry.input()):], a.issuer.fingerprint[:])
 	}
 	return origin
 }
 
 // Body is the whole answer of RFC 7662 section 2.2 as one JSON object; nil
 // unless the token is active. It must not be changed.
-func (a Answer) Body() []byte { return a.body }
+func (a Answer) Body() []byte {
+	if !a.Active() {
+		return nil
+	}
+	_, body := a.entry.document()
+	return body
+}
 
 // Name is a member's name as it stands in a body, between its quotes.
 type Name string
@@ -90,7 +120,7 @@ func NameOf(claim string) Name {
 
 // Find returns the value of a member as raw JSON, nil when there is none.
 func (a Answer) Find(name Name) jsontext.Value {
-	for member, value := range a.members() {
+	for member, value := range a.Members() {
 		if string(member) == string(name) {
 			return value
 		}
@@ -98,31 +128,21 @@ func (a Answer) Find(name Name) jsontext.Value {
 	return nil
 }
 
-// members yields the body's members in order, names as they are spelled there.
-func (a Answer) members() iter.Seq2[[]byte, jsontext.Value] {
+// Members yields the body's members in order, names as they are spelled there
+// (see Name). There are none unless the token is active. Neither must be changed.
+func (a Answer) Members() iter.Seq2[[]byte, jsontext.Value] {
 	return func(yield func([]byte, jsontext.Value) bool) {
-		end := 0
-		for s := a.spans; len(s) > 0; s = s[spanSize:] {
-			nameEnd, valueEnd := int(binary.BigEndian.Uint16(s)), int(binary.BigEndian.Uint16(s[2:]))
+		if !a.Active() {
+			return
+		}
+		spans, body := a.entry.document()
+		for end := 0; len(spans) > 0; spans = spans[spanSize:] {
+			nameEnd, valueEnd := spanIn(spans)
 			// Between the members stand `{"` or `,"`, between name and value `":`.
-			if !yield(a.body[end+2:nameEnd], jsontext.Value(a.body[nameEnd+2:valueEnd])) {
+			if !yield(body[end+2:nameEnd], jsontext.Value(body[nameEnd+2:valueEnd])) {
 				return
 			}
 			end = valueEnd
 		}
 	}
-}
-
-// sound says whether the spans lie in the body in order, so that members can't
-// reach beyond it.
-func (a Answer) sound() bool {
-	end := 0
-	for s := a.spans; len(s) > 0; s = s[spanSize:] {
-		nameEnd, valueEnd := int(binary.BigEndian.Uint16(s)), int(binary.BigEndian.Uint16(s[2:]))
-		if nameEnd < end+2 || valueEnd < nameEnd+2 || valueEnd >= len(a.body) {
-			return false
-		}
-		end = valueEnd
-	}
-	return a.active == (len(a.body) > 0)
 }

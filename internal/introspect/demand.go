@@ -31,8 +31,8 @@ type Demand struct {
 // contract INT-21. An answer that was inactive keeps its own reason.
 func (d *Demand) Refuses(a Answer) (verify.Reason, bool) {
 	switch {
-	case !a.active:
-		return a.reason, true
+	case !a.Active():
+		return a.Reason(), true
 	case !d.AnyIssuer && !slices.Contains(d.Issuers, a.Issuer()):
 		return verify.UnknownIssuer, true
 	case !d.audience(a):

@@ -13,22 +13,6 @@ import (
 // release go on writing it during a rollout.
 const entryVersion = 2
 
-// entryHead is what a remembered verdict says of itself.
-type entryHead struct {
-	active      bool
-	reason      verify.Reason
-	fingerprint [sha256.Size]byte // of the issuer's configuration
-	bound       [sha256.Size]byte // active: thumbprint of the verifying key; else: digest of the key set
-	input       [sha256.Size]byte // digest of header.payload
-	until       int64             // seconds since 1970, by the wall clock
-	expires     int64
-	notBefore   int64
-	issuedAt    int64
-	alg         []byte
-	marks       []byte // what revocations may know an active token by
-	note        string // of a refused token: more of its reason
-}
-
 // An entry is:
 //
 //	version, active, reason                          1 byte each
@@ -46,9 +30,97 @@ const (
 	spanSize  = 4
 )
 
+// entry is a remembered verdict as it lies in stores. What reads it asks first
+// whether it is sound.
+type entry []byte
+
+func (e entry) active() bool          { return e[1] == 1 }
+func (e entry) reason() verify.Reason { return verify.Reason(e[2]) }
+
+// fingerprint is that of the issuer's configuration.
+func (e entry) fingerprint() [sha256.Size]byte { return [sha256.Size]byte(e[digestsAt:]) }
+
+// bound is, of an active verdict, the thumbprint of the verifying key; else the
+// digest of the key set.
+func (e entry) bound() [sha256.Size]byte { return [sha256.Size]byte(e[digestsAt+sha256.Size:]) }
+
+// input is the digest of header.payload.
+func (e entry) input() []byte { return e[timesAt-sha256.Size : timesAt] }
+
+// until is when it is to be forgotten; this and the dates of the token are
+// seconds since 1970, by the wall clock.
+func (e entry) until() int64     { return e.seconds(0) }
+func (e entry) expires() int64   { return e.seconds(1) }
+func (e entry) notBefore() int64 { return e.seconds(2) }
+func (e entry) issuedAt() int64  { return e.seconds(3) }
+
+func (e entry) seconds(n int) int64 { return int64(binary.BigEndian.Uint64(e[timesAt+8*n:])) }
+
+func (e entry) alg() []byte { return e[algAt+1:][:e[algAt]] }
+
+// marks are what revocations may know an active token by.
+func (e entry) marks() []byte { return e[algAt+1+int(e[algAt]):][:marksSize] }
+
+// spansAt is where the spans are counted.
+func (e entry) spansAt() int {
+	at := algAt + 1 + int(e[algAt])
+	if e.active() {
+		at += marksSize
+	}
+	return at
+}
+
+// document returns the ends of names and values in the body, and the body. Of a
+// refused token it is the note.
+func (e entry) document() (spans, body []byte) {
+	rest := e[e.spansAt():]
+	size := spanSize * int(binary.BigEndian.Uint16(rest))
+	return rest[2:][:size], rest[2+size:]
+}
+
+// spanIn is the first of spans.
+func spanIn(spans []byte) (nameEnd, valueEnd int) {
+	return int(binary.BigEndian.Uint16(spans)), int(binary.BigEndian.Uint16(spans[2:]))
+}
+
+// sound says whether e is something that encode wrote, as far as a reader could
+// be led astray: members lie in the body, in order.
+func (e entry) sound() bool {
+	if len(e) < algAt+1 || e[0] != entryVersion {
+		return false
+	}
+	if at := e.spansAt(); len(e) < at+2 || len(e) < at+2+spanSize*int(binary.BigEndian.Uint16(e[at:])) {
+		return false
+	}
+	spans, body := e.document()
+	for end := 0; len(spans) > 0; spans = spans[spanSize:] {
+		nameEnd, valueEnd := spanIn(spans)
+		if nameEnd < end+2 || valueEnd < nameEnd+2 || valueEnd >= len(body) {
+			return false
+		}
+		end = valueEnd
+	}
+	return !e.active() || len(body) > 0
+}
+
+// entryHead is what a remembered verdict says of itself.
+type entryHead struct {
+	active      bool
+	reason      verify.Reason
+	fingerprint [sha256.Size]byte // of the issuer's configuration
+	bound       [sha256.Size]byte // active: thumbprint of the verifying key; else: digest of the key set
+	input       [sha256.Size]byte // digest of header.payload
+	until       int64             // seconds since 1970, by the wall clock
+	expires     int64
+	notBefore   int64
+	issuedAt    int64
+	marks       []byte // what revocations may know an active token by
+	note        string // of a refused token: more of its reason
+}
+
 // encode writes the entry of a verdict by alg with doc.
-func (e *entryHead) encode(alg string, doc document) []byte {
-	dst := make([]byte, 0, algAt+1+len(alg)+len(e.marks)+2+spanSize*len(doc.spans)+len(doc.body))
+func (e *entryHead) encode(alg string, doc document) entry {
+	dst := make(entry, 0, algAt+1+len(alg)+len(e.marks)+2+spanSize*len(doc.spans)+len(doc.body))
 	active := byte(0)
 	if e.active {
 		active = 1
@@ -68,42 +140,4 @@ func (e *entryHead) encode(alg string, doc document) []byte {
 		dst = binary.BigEndian.AppendUint16(dst, s.value)
 	}
 	return append(append(dst, doc.body...), e.note...)
-}
-
-// readEntry reads what encode wrote; ok is false for anything else. The answer
-// lies in entry, which must not be changed afterwards.
-func readEntry(entry []byte) (a Answer, e entryHead, ok bool) {
-	if len(entry) < algAt+1 || entry[0] != entryVersion {
-		return a, e, false
-	}
-	e.active, e.reason = entry[1] == 1, verify.Reason(entry[2])
-	digests := entry[digestsAt:timesAt]
-	copy(e.fingerprint[:], digests)
-	copy(e.bound[:], digests[sha256.Size:])
-	copy(e.input[:], digests[2*sha256.Size:])
-	times := entry[timesAt:algAt]
-	for n, t := range []*int64{&e.until, &e.expires, &e.notBefore, &e.issuedAt} {
-		*t = int64(binary.BigEndian.Uint64(times[8*n:]))
-	}
-	rest, n, m := entry[algAt+1:], int(entry[algAt]), 0
-	if e.active {
-		m = marksSize
-	}
-	if len(rest) < n+m+2 {
-		return a, e, false
-	}
-	e.alg, e.marks, rest = rest[:n], rest[n:n+m], rest[n+m:]
-	spans := spanSize * int(binary.BigEndian.Uint16(rest))
-	rest = rest[2:]
-	if len(rest) < spans {
-		return a, e, false
-	}
-	a = Answer{
-		active: e.active, reason: e.reason, input: e.input, expires: e.expires, issuedAt: e.issuedAt,
-		marks: e.marks, spans: rest[:spans], body: rest[spans:],
-	}
-	if !e.active {
-		a.note, a.body = string(a.body), nil
-	}
-	return a, e, a.sound()
 }

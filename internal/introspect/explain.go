@@ -3,7 +3,6 @@ package introspect
 import (
 	"cmp"
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -60,7 +59,7 @@ func (in *Introspector) Explain(ctx context.Context, token string, at time.Time,
 	v, err := in.verifier.Verify(ctx, token, at)
 	answer, _, _ := in.answer(ctx, token, v, at)
 	x := Explanation{
-		TokenRef: hex.EncodeToString(answer.input[:8]), At: at.UTC(), Active: answer.Active(),
+		TokenRef: answer.Ref().String(), At: at.UTC(), Active: answer.Active(),
 		Reason: answer.Reason().String(), Issuer: answer.Issuer(), Answer: json.RawMessage(answer.Body()),
 	}
 	if err != nil {

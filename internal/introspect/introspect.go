@@ -226,9 +226,10 @@ func (in *Introspector) Introspect(ctx context.Context, token string) (Answer, e
 	}
 	var reading *verify.Reading // nil where it may turn out that nobody has to read the token
 	if w.asks != yes && !in.flights.has(key) {
-		// What is refused for what it says was never remembered, and is told faster
-		// than others could wait for it.
-		if reading = in.verifier.Read(token); reading.Refused() {
+		// What is refused without a look at its signature was never remembered, and
+		// is told faster than others could wait for it.
+		reading = in.verifier.Read(token)
+		if reading.Look(start); reading.Refused() {
 			l, err := in.verify(ctx, token, key, w, reading)
 			in.metrics.judged(ctx, l.path, in.now().Sub(start))
 			return l.answer, err
@@ -242,14 +243,14 @@ func (in *Introspector) Introspect(ctx context.Context, token string) (Answer, e
 	})
 	in.metrics.judged(ctx, l.path, in.now().Sub(start))
 	if err != nil {
-		l.answer.input = verify.SigningInput(token)
+		l.answer.ref = Ref{token: token}
 		return l.answer, err
 	}
 	return in.unrevoked(l.answer, in.now())
 }
 
 func malformed(token string) Answer {
-	return Answer{reason: verify.Malformed, input: verify.SigningInput(token)}
+	return Answer{reason: verify.Malformed, ref: Ref{token: token}}
 }
 
 // judge finds out about a token of which nothing is remembered: from the other
@@ -276,9 +277,9 @@ func (in *Introspector) verify(ctx context.Context, token string, key Key, w way
 	a, entry, lifetime := in.answer(ctx, token, verdict, now)
 	took := time.Since(start)
 	if entry != nil {
-		in.remember(ctx, key, entry, lifetime, !a.active)
+		in.remember(ctx, key, entry, lifetime, !a.Active())
 	}
-	if a.active {
+	if a.Active() {
 		in.shared.verified(w, took)
 		in.shared.put(ctx, key, entry, lifetime)
 	}
@@ -294,12 +295,12 @@ func (in *Introspector) remember(ctx context.Context, key Key, entry []byte, lif
 
 // answer turns a verdict into the answer and what to remember of it; entry is
 // nil where that is nothing.
-func (in *Introspector) answer(ctx context.Context, token string, v verify.Verdict, now time.Time) (a Answer, entry []byte, lifetime time.Duration) {
+func (in *Introspector) answer(ctx context.Context, token string, v verify.Verdict, now time.Time) (Answer, entry, time.Duration) {
 	i := in.byVerifier[v.Issuer]
-	e := entryHead{input: verify.SigningInput(token), reason: v.Reason}
-	if i != nil {
-		e.fingerprint = i.fingerprint
+	if !v.Active && v.Step < verify.Signature {
+		return Answer{issuer: i, reason: v.Reason, ref: Ref{token: token}}, nil, 0
 	}
+	e := entryHead{fingerprint: i.fingerprint, input: verify.SigningInput(token), reason: v.Reason}
 	if v.Active {
 		meaning, problem := i.rules.Apply(v.Claims)
 		if problem == nil {
@@ -321,20 +322,16 @@ func (in *Introspector) answer(ctx context.Context, token string, v verify.Verdi
 			}
 		}
 	}
-	a = Answer{issuer: i, reason: e.reason, input: e.input, note: e.note}
-	if v.Step < verify.Signature {
-		return a, nil, 0
-	}
 	until := now.Add(in.limits.InactiveTTL)
 	if v.Reason == verify.NotYetValid {
 		until = earliest(until, i.verify.Begins(v.NotBefore, v.IssuedAt))
 	}
 	e.bound = i.verify.Keys().Digest()
 	e.until = until.Unix()
-	return a, e.encode(v.Alg, document{}), until.Sub(now)
+	return in.written(i, e.encode(v.Alg, document{}), until.Sub(now))
 }
 
-func (in *Introspector) active(i *issuer, e entryHead, v verify.Verdict, doc document, now time.Time) (Answer, []byte, time.Duration) {
+func (in *Introspector) active(i *issuer, e entryHead, v verify.Verdict, doc document, now time.Time) (Answer, entry, time.Duration) {
 	e.active = true
 	e.bound = v.Key.Thumbprint
 	e.expires, e.notBefore, e.issuedAt = v.Expires, v.NotBefore, v.IssuedAt
@@ -343,13 +340,15 @@ func (in *Introspector) active(i *issuer, e entryHead, v verify.Verdict, doc doc
 		until = earliest(until, v.Key.NotAfter)
 	}
 	e.until = until.Unix()
-	entry := e.encode(v.Alg, doc)
-	a, _, ok := readEntry(entry)
-	if !ok {
+	return in.written(i, e.encode(v.Alg, doc), until.Sub(now))
+}
+
+// written is the answer in an entry that was just made.
+func (in *Introspector) written(i *issuer, e entry, lifetime time.Duration) (Answer, entry, time.Duration) {
+	if !e.sound() {
 		panic("introspect: an entry that was just written can't be read")
 	}
-	a.issuer = i
-	return a, entry, until.Sub(now)
+	return Answer{issuer: i, entry: e}, e, lifetime
 }
 
 func earliest(a, b time.Time) time.Time {
@@ -364,35 +363,32 @@ func (in *Introspector) recall(ctx context.Context, key Key, now time.Time) (Ans
 	if in.store == nil {
 		return Answer{}, false
 	}
-	a, _, ok := in.believe(in.store.Get(ctx, key), now)
-	return a, ok
+	return in.believe(in.store.Get(ctx, key), now)
 }
 
-// believe returns the answer in an entry, and the second until which it may be
-// remembered, if all that made it still holds: the issuer's configuration, the
-// key that verified it or the set that didn't, and the dates (contract INT-26:
-// on every hit, not by lifetime alone).
-func (in *Introspector) believe(entry []byte, now time.Time) (a Answer, until int64, ok bool) {
-	a, e, ok := readEntry(entry)
-	if !ok {
-		return Answer{}, 0, false
+// believe returns the answer in what was remembered if all that made it still
+// holds: the issuer's configuration, the key that verified it or the set that
+// didn't, and the dates (contract INT-26: on every hit, not by lifetime alone).
+// The answer lies in e, which must not be changed afterwards.
+func (in *Introspector) believe(e entry, now time.Time) (Answer, bool) {
+	if !e.sound() {
+		return Answer{}, false
 	}
-	i := in.byFingerprint[e.fingerprint]
-	if i == nil || now.Unix() >= e.until {
-		return Answer{}, 0, false
+	i := in.byFingerprint[e.fingerprint()]
+	if i == nil || now.Unix() >= e.until() || !i.holds(e, now) {
+		return Answer{}, false
 	}
-	if e.active {
-		if _, ok := i.verify.Current(e.expires, e.notBefore, e.issuedAt, now); !ok {
-			return Answer{}, 0, false
-		}
-		if !i.verify.Keys().Holds(e.bound, string(e.alg)) {
-			return Answer{}, 0, false
-		}
-	} else if i.verify.Keys().Digest() != e.bound {
-		return Answer{}, 0, false
+	return Answer{issuer: i, entry: e}, true
+}
+
+// holds says whether the keys and dates that made an entry of i still do.
+func (i *issuer) holds(e entry, now time.Time) bool {
+	keys := i.verify.Keys()
+	if !e.active() {
+		return keys.Digest() == e.bound()
 	}
-	a.issuer = i
-	return a, e.until, true
+	_, current := i.verify.Current(e.expires(), e.notBefore(), e.issuedAt(), now)
+	return current && keys.Holds(e.bound(), string(e.alg()))
 }
 
 // digest is what token is remembered under, and what its flight is called: a

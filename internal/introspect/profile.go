@@ -45,7 +45,7 @@ const maxShown = 16 << 10
 // says why nothing can be shown: a rule failed, or the shape lacks what it
 // requires. A partial identity is never made.
 func (p *Profile) Claims(a Answer) (shown claims.Set, problem string) {
-	set, err := claims.Decode(slices.Clone(a.body))
+	set, err := claims.Decode(slices.Clone(a.Body()))
 	if err != nil {
 		return nil, "the answer is not one strict JSON object"
 	}

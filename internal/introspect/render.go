@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -58,7 +59,7 @@ func render(m transform.Result, v verify.Verdict) document {
 		if value, ok := wellFormed(c); ok {
 			d.add(c.Name, value)
 		} else {
-			d.dropped = append(d.dropped, c.Name)
+			d.dropped = append(d.dropped, strings.Clone(c.Name)) // it is a part of the token
 		}
 	}
 	d.body = append(d.body, '}')

@@ -2,6 +2,7 @@ package introspect
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -83,16 +84,16 @@ func Unavailable(err error) string {
 // unrevoked is what is left of an answer once revocations are looked at. The
 // error wraps revoke.ErrUnavailable.
 func (in *Introspector) unrevoked(a Answer, now time.Time) (Answer, error) {
-	if in.revocations == nil || !a.active {
+	if in.revocations == nil || !a.Active() {
 		return a, nil
 	}
 	ids := a.identities()
-	is, err := in.revocations.Revoked(now, a.issuedAt, ids[:ownSize], ids[ownSize:])
+	is, err := in.revocations.Revoked(now, a.entry.issuedAt(), ids[:ownSize], ids[ownSize:])
 	switch {
 	case err != nil:
-		return Answer{issuer: a.issuer, input: a.input}, fmt.Errorf("a token of issuer %s: %w", a.Issuer(), err)
+		return Answer{issuer: a.issuer, ref: a.Ref()}, fmt.Errorf("a token of issuer %s: %w", a.Issuer(), err)
 	case is:
-		return Answer{issuer: a.issuer, reason: verify.Revoked, input: a.input}, nil
+		return Answer{issuer: a.issuer, reason: verify.Revoked, ref: a.Ref()}, nil
 	}
 	return a, nil
 }
@@ -103,9 +104,9 @@ const ownSize = 2 * markSize
 
 // identities are all that revocations may know an active token by.
 func (a Answer) identities() (ids [markSize + marksSize + markSize]byte) {
-	token := revoke.OfToken(a.input)
+	token := revoke.OfToken([sha256.Size]byte(a.entry.input()))
 	copy(ids[:], token[:])
-	copy(ids[markSize:], a.marks)
+	copy(ids[markSize:], a.entry.marks())
 	copy(ids[markSize+marksSize:], a.issuer.identity[:])
 	return ids
 }
@@ -120,7 +121,7 @@ func (in *Introspector) withdrawnBy(a Answer, now time.Time) []string {
 		if n*markSize >= ownSize {
 			own, shared = shared, own
 		}
-		if is, _ := in.revocations.Revoked(now, a.issuedAt, own, shared); is {
+		if is, _ := in.revocations.Revoked(now, a.entry.issuedAt(), own, shared); is {
 			by = append(by, word)
 		}
 	}
@@ -143,7 +144,7 @@ type Candidate struct {
 
 // Revocable says whether revoking the token means anything: it is genuine, makes
 // a sound identity, and its time is not over.
-func (c Candidate) Revocable() bool { return c.genuine.active }
+func (c Candidate) Revocable() bool { return c.genuine.Active() }
 
 // Candidate judges token for its revocation, past everything remembered. The
 // error means that its issuer's keys can't be had, and then Answer names only
@@ -151,7 +152,7 @@ func (c Candidate) Revocable() bool { return c.genuine.active }
 func (in *Introspector) Candidate(ctx context.Context, token string) (Candidate, error) {
 	now := in.now()
 	v, err := in.verifier.Verify(ctx, token, now)
-	unjudged := Candidate{Answer: Answer{issuer: in.byVerifier[v.Issuer], input: verify.SigningInput(token)}}
+	unjudged := Candidate{Answer: Answer{issuer: in.byVerifier[v.Issuer], ref: Ref{token: token}}}
 	if err != nil {
 		return unjudged, err
 	}
@@ -184,13 +185,13 @@ func (in *Introspector) Revoke(ctx context.Context, c Candidate, by string) (rev
 	if !c.Revocable() {
 		return revoke.Revocation{}, ErrNotRevocable
 	}
-	ids := []revoke.ID{revoke.OfToken(c.genuine.input)}
-	if jti := revoke.ID(c.genuine.marks[markJTI*markSize:]); jti != (revoke.ID{}) {
+	ids := []revoke.ID{revoke.OfToken([sha256.Size]byte(c.genuine.entry.input()))}
+	if jti := revoke.ID(c.genuine.entry.marks()[markJTI*markSize:]); jti != (revoke.ID{}) {
 		ids = append(ids, jti)
 	}
 	return in.add(ctx, revoke.Revocation{
 		Kind: revoke.Token, IDs: ids, Issuer: c.genuine.issuer.iss, By: by,
-		Expires: time.Unix(c.genuine.expires, 0).Add(afterlife),
+		Expires: time.Unix(c.genuine.Expires(), 0).Add(afterlife),
 	})
 }
 

@@ -2,6 +2,7 @@ package introspect
 
 import (
 	"context"
+	"crypto/sha256"
 	"hash/maphash"
 	"strings"
 	"sync"
@@ -105,15 +106,15 @@ func (s *shared) put(ctx context.Context, key Key, entry []byte, lifetime time.D
 func (in *Introspector) ask(ctx context.Context, token string, key Key) (Answer, bool) {
 	entry := in.shared.get(ctx, key)
 	now := in.now()
-	a, until, ok := in.believe(entry, now)
+	a, ok := in.believe(entry, now)
 	// Only active verdicts are shared, and each under its own token's key: the
 	// store vouches for that, and we look.
-	ok = ok && a.active && a.input == verify.SigningInput(token)
+	ok = ok && a.Active() && [sha256.Size]byte(a.entry.input()) == verify.SigningInput(token)
 	in.metrics.asked(ok)
 	if !ok {
 		return Answer{}, false
 	}
-	in.remember(ctx, key, entry, min(time.Unix(until, 0).Sub(now), in.limits.TTL), false)
+	in.remember(ctx, key, entry, min(time.Unix(a.entry.until(), 0).Sub(now), in.limits.TTL), false)
 	return a, true
 }
 

@@ -41,7 +41,7 @@ func Only(claims []string) View {
 // answers it.
 func (v View) Append(dst []byte, a Answer) []byte {
 	if v.all {
-		return append(dst, a.body...)
+		return append(dst, a.Body()...)
 	}
 	return v.appendMembers(dst, a, "")
 }
@@ -52,7 +52,7 @@ func (v View) AppendTransformed(dst []byte, a Answer) []byte {
 	dst = append(dst, `{"active":true,"iss":`...)
 	dst = append(dst, a.Find("iss")...)
 	dst = append(dst, `,"exp":`...)
-	dst = strconv.AppendInt(dst, a.expires, 10)
+	dst = strconv.AppendInt(dst, a.Expires(), 10)
 	dst = append(dst, `,"claims":`...)
 	return append(v.appendMembers(dst, a, "active"), '}')
 }
@@ -61,7 +61,7 @@ func (v View) AppendTransformed(dst []byte, a Answer) []byte {
 // called except.
 func (v View) appendMembers(dst []byte, a Answer, except string) []byte {
 	opening := byte('{')
-	for name, value := range a.members() {
+	for name, value := range a.Members() {
 		if string(name) == except || !v.all && !v.names[string(name)] {
 			continue
 		}
