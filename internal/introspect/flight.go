@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"introspectd/internal/verify"
 )
@@ -13,6 +14,7 @@ import (
 type flights struct {
 	mu       sync.Mutex
 	underWay map[Key]*flight
+	ended    atomic.Uint64 // how many have: changed before one is no longer under way
 }
 
 // flight is one judgement under way. What came of it is read once done is closed.
@@ -75,6 +77,7 @@ func (f *flights) join(key Key) (one *flight, first bool) {
 func (f *flights) make(ctx context.Context, key Key, one *flight, judge func() (landed, error)) (landed, error) {
 	defer func() { // also of a panic
 		f.mu.Lock()
+		f.ended.Add(1)
 		delete(f.underWay, key)
 		f.mu.Unlock()
 		close(one.done)

@@ -129,7 +129,7 @@ type Introspector struct {
 	revocations   *revoke.List
 	flights       flights
 	digestKey     []byte
-	texts         sync.Pool // of *[]byte, for digest
+	texts         sync.Pool // of *[]byte, for what is digested or copied
 	now           func() time.Time
 	metrics       *Metrics
 }
@@ -215,7 +215,7 @@ func (in *Introspector) Introspect(ctx context.Context, token string) (Answer, e
 	if len(token) > verify.MaxToken {
 		return malformed(token), nil
 	}
-	key := in.digest(token)
+	key, ended := in.digest(token), in.flights.ended.Load()
 	if a, ok := in.recall(ctx, key, start); ok {
 		in.metrics.judged(ctx, pathHit, in.now().Sub(start))
 		return in.unrevoked(a, start)
@@ -236,8 +236,10 @@ func (in *Introspector) Introspect(ctx context.Context, token string) (Answer, e
 		}
 	}
 	l, err := in.flights.do(ctx, key, func() (landed, error) {
-		if a, ok := in.recall(ctx, key, in.now()); ok {
-			return landed{a, pathVerified}, nil // another flight landed between our look and this one
+		if in.flights.ended.Load() != ended { // one of this token may have, between our look and this flight
+			if a, ok := in.recall(ctx, key, in.now()); ok {
+				return landed{a, pathVerified}, nil
+			}
 		}
 		return in.judge(ctx, token, key, w, reading)
 	})
@@ -305,7 +307,10 @@ func (in *Introspector) answer(ctx context.Context, token string, v verify.Verdi
 		meaning, problem := i.rules.Apply(v.Claims)
 		if problem == nil {
 			in.metrics.dropped(ctx, i.verify.Name(), "scope", meaning.DroppedScopes)
-			doc := render(meaning, v)
+			text := in.texts.Get().(*[]byte)
+			defer in.texts.Put(text)
+			doc := render(*text, meaning, v)
+			*text = doc.body
 			for _, name := range doc.dropped {
 				in.metrics.dropped(ctx, i.verify.Name(), name, 1)
 			}

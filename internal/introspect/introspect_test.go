@@ -355,3 +355,33 @@ func FuzzRemembered(f *testing.F) {
 		introspect.Minimal().AppendTransformed(nil, a)
 	})
 }
+
+// overtaken is a store of which the next look finds nothing, and by whose end
+// something else has happened.
+type overtaken struct {
+	introspect.Cache
+	by func()
+}
+
+func (o *overtaken) Get(ctx context.Context, key introspect.Key) []byte {
+	if by := o.by; by != nil {
+		o.by = nil
+		by()
+		return nil
+	}
+	return o.Cache.Get(ctx, key)
+}
+
+func TestAnAskerThatWasOvertakenVerifiesNothing(t *testing.T) {
+	f := newFixture(t)
+	store := &overtaken{Cache: f.store.Cache}
+	f.store.Cache = store
+	in, token := f.introspector(nil), f.sign(`"sub":"a"`)
+	store.by = func() { f.judge(in, token) } // between our look and our flight
+	if a := f.judge(in, token); !a.Active() {
+		t.Errorf("got %v, want an active token", a.Reason())
+	}
+	if n := f.store.puts.Load(); n != 1 {
+		t.Errorf("P14: got %d verifications for two askers, want 1", n)
+	}
+}

@@ -30,11 +30,10 @@ type span struct{ name, value uint16 }
 // which they are answered. The first five are ours whatever the token says.
 var computed = []string{"active", "scope", "client_id", "username", "token_type", "exp", "iat", "nbf", "sub", "aud", "iss", "jti"}
 
-// render writes the answer to a token that was found good: active, the
+// render writes the answer to a token that was found good, into room: active, the
 // computed members, then the other claims by name.
-func render(m transform.Result, v verify.Verdict) document {
-	d := document{body: make([]byte, 0, 1024), spans: make([]span, 0, len(m.Claims)+6)}
-	d.body = append(d.body, '{')
+func render(room []byte, m transform.Result, v verify.Verdict) document {
+	d := document{body: append(room[:0], '{'), spans: make([]span, 0, len(m.Claims)+6)}
 	d.add("active", jsontext.Value("true"))
 	d.addString("scope", m.Scope)
 	d.addString("client_id", m.ClientID)
@@ -48,7 +47,8 @@ func render(m transform.Result, v verify.Verdict) document {
 			d.add(name, value)
 		}
 	}
-	rest := make(claims.Set, 0, len(m.Claims))
+	var some [24]claims.Member // as many as most tokens have, so that nothing is allocated
+	rest := some[:0]
 	for _, c := range m.Claims {
 		if !slices.Contains(computed, c.Name) {
 			rest = append(rest, c)

@@ -283,7 +283,7 @@ func (k *Keys) seekable(kid string) bool {
 	if k.fleet != nil {
 		budget = k.looks
 	}
-	return !k.unknown.has(kid, time.Now()) && (k.inFlight() != nil || budget.Tokens() >= 1)
+	return (k.inFlight() != nil || budget.Tokens() >= 1) && !k.unknown.has(kid, time.Now())
 }
 
 // maySeek spends the budget of flights that unknown kids cause.
