@@ -133,9 +133,7 @@ func (a *API) decide(ctx context.Context, f Forwarded) (Ruling, outcome) {
 
 // decide holds an answer against the demands.
 func (n *narrowed) decide(answer introspect.Answer, thumbprint string) verify.Reason {
-	demand := n.demand
-	demand.Scopes = n.scopes
-	reason, refused := demand.Refuses(answer)
+	reason, refused := n.demand.Refuses(answer)
 	switch {
 	case refused && reason != verify.InsufficientScope:
 		return reason

@@ -60,13 +60,15 @@ type handler func(http.ResponseWriter, *http.Request) outcome
 type endpoint struct {
 	route   string
 	handler handler
-	spans   map[string]string // names of spans, by method
+	// By method, see methodOf:
+	spans  [len(methods)]string                            // names of spans
+	labels [len(methods)]known[int, []metric.RecordOption] // of durations, by status
 }
 
 func newEndpoint(route string, h handler) *endpoint {
-	e := &endpoint{route: route, handler: h, spans: make(map[string]string)}
-	for _, method := range methods {
-		e.spans[method] = method + " " + route
+	e := &endpoint{route: route, handler: h}
+	for n, method := range methods {
+		e.spans[n] = method + " " + route
 	}
 	return e
 }
@@ -81,15 +83,10 @@ type Observer struct {
 	carriers   []string // the headers that a trace context comes in
 	durations  metric.Float64Histogram
 	left       metric.Int64Counter
-	requests   known[requestKey, []metric.RecordOption]
+	routes     known[string, *endpoint] // of what doesn't come over HTTP
 	verdicts   known[verdictKey, *tally]
 	lines      sync.Pool // of *[]slog.Attr
 	gateways   rate.Sometimes
-}
-
-type requestKey struct {
-	route, method string
-	status        int
 }
 
 type verdictKey struct {
@@ -145,7 +142,7 @@ func (o *Observer) serve(w http.ResponseWriter, r *http.Request, e *endpoint) {
 	if o.traced(r.Header) {
 		ctx = o.propagator.Extract(ctx, propagation.HeaderCarrier(r.Header))
 	}
-	method := knownMethod(r.Method)
+	method := methodOf(r.Method)
 	within, span := o.tracer.Start(ctx, e.spans[method], serverSpan...)
 	defer func() { span.End() }()
 	if within != r.Context() {
@@ -155,7 +152,7 @@ func (o *Observer) serve(w http.ResponseWriter, r *http.Request, e *endpoint) {
 	if out.status >= 500 && !span.IsRecording() {
 		within, span = o.failed(ctx, e.spans[method], start, out.status)
 	}
-	o.report(within, span, requestKey{e.route, method, out.status}, out, start)
+	o.report(within, span, e, method, out, start)
 }
 
 // failed starts the span of a request that was not to have one, after the fact.
@@ -197,15 +194,15 @@ func (o *Observer) guarded(w http.ResponseWriter, r *http.Request, h handler) (o
 // reported as status 500.
 func (o *Observer) run(ctx context.Context, carrier propagation.TextMapCarrier, route, method string, work func(context.Context) outcome) {
 	start := time.Now()
-	method = knownMethod(method)
+	e, n := o.routes.of(route, func(route string) *endpoint { return newEndpoint(route, nil) }), methodOf(method)
 	ctx = o.propagator.Extract(ctx, carrier)
-	within, span := o.tracer.Start(ctx, method+" "+route, serverSpan...)
+	within, span := o.tracer.Start(ctx, e.spans[n], serverSpan...)
 	defer func() { span.End() }()
 	out := o.survived(within, work)
 	if out.status >= 500 && !span.IsRecording() {
-		within, span = o.failed(ctx, method+" "+route, start, out.status)
+		within, span = o.failed(ctx, e.spans[n], start, out.status)
 	}
-	o.report(within, span, requestKey{route, method, out.status}, out, start)
+	o.report(within, span, e, n, out, start)
 }
 
 func (o *Observer) survived(ctx context.Context, work func(context.Context) outcome) (out outcome) {
@@ -243,21 +240,22 @@ func requestID(ctx context.Context) string {
 	return hex.EncodeToString(id[:])
 }
 
-func (o *Observer) report(ctx context.Context, span trace.Span, key requestKey, out outcome, start time.Time) {
+func (o *Observer) report(ctx context.Context, span trace.Span, e *endpoint, method int, out outcome, start time.Time) {
 	end := time.Now()
-	o.durations.Record(ctx, end.Sub(start).Seconds(), o.requests.of(key, requestLabels)...)
+	o.durations.Record(ctx, end.Sub(start).Seconds(), e.labels[method].of(out.status, func(status int) []metric.RecordOption {
+		return []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(e.described(method, status)...))}
+	})...)
 	if out.isVerdict {
 		o.verdicts.of(verdictKey{out.issuer, out.reason, out.active}, newTally).Add(1)
 	}
 	if span.IsRecording() {
-		span.SetAttributes(attribute.String("http.request.method", key.method), attribute.String("http.route", key.route),
-			attribute.Int("http.response.status_code", key.status), attribute.String("introspectd.reason", out.reason))
-		if key.status >= 500 {
+		span.SetAttributes(append(e.described(method, out.status), attribute.String("introspectd.reason", out.reason))...)
+		if out.status >= 500 {
 			span.SetStatus(codes.Error, out.code)
 		}
 	}
 	level := slog.LevelInfo
-	if key.status >= 500 {
+	if out.status >= 500 {
 		level = slog.LevelError
 	}
 	if !o.access.Enabled(ctx, level) {
@@ -265,7 +263,7 @@ func (o *Observer) report(ctx context.Context, span trace.Span, key requestKey, 
 	}
 	attrs := o.lines.Get().(*[]slog.Attr)
 	*attrs = out.appendTo(append((*attrs)[:0],
-		slog.String("route", key.route), slog.String("method", key.method), slog.Int("status", key.status),
+		slog.String("route", e.route), slog.String("method", methods[method]), slog.Int("status", out.status),
 		slog.Float64("duration_ms", float64(end.Sub(start).Microseconds())/1000)))
 	line := slog.NewRecord(end, level, "request", 0)
 	// A group without a name is as good as its attributes, and is not copied.
@@ -299,10 +297,12 @@ func (o *outcome) appendTo(attrs []slog.Attr) []slog.Attr {
 	return attrs
 }
 
-func requestLabels(k requestKey) []metric.RecordOption {
-	return []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(
-		attribute.String("http.request.method", k.method), attribute.String("http.route", k.route),
-		attribute.Int("http.response.status_code", k.status)))}
+// described is a request in the words of OpenTelemetry's semantic conventions.
+func (e *endpoint) described(method, status int) []attribute.KeyValue {
+	return []attribute.KeyValue{
+		attribute.String("http.request.method", methods[method]), attribute.String("http.route", e.route),
+		attribute.Int("http.response.status_code", status),
+	}
 }
 
 func newTally(k verdictKey) *tally {
@@ -352,12 +352,13 @@ var methods = [...]string{
 
 const otherMethod = "_OTHER"
 
-// knownMethod keeps a label's values few, whatever methods are sent.
-func knownMethod(m string) string {
-	if slices.Contains(methods[:], m) {
-		return m
+// methodOf is the place of a method among methods: a label's values stay few,
+// whatever is sent.
+func methodOf(m string) int {
+	if n := slices.Index(methods[:], m); n >= 0 {
+		return n
 	}
-	return otherMethod
+	return len(methods) - 1
 }
 
 func (o *Observer) headersLeft(policy string, n int) {

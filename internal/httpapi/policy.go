@@ -62,18 +62,19 @@ func compilePolicy(row Policy, profiles map[string]*profile) *policy {
 // more.
 type narrowed struct {
 	*policy
-	scopes    []string // the policy's and the request's
-	audiences []string // each of them must be in aud
+	demand    *introspect.Demand // the policy's, with the request's scopes
+	audiences []string           // each of them must be in aud
 }
 
 // narrow reads the demands in the query of /auth; false means that they can't
 // be understood, and nothing may be allowed on a guess (GW-01).
 func (p *policy) narrow(query string) (narrowed, bool) {
-	n := narrowed{policy: p, scopes: p.demand.Scopes}
+	n := narrowed{policy: p, demand: &p.demand}
 	if query == "" {
 		return n, true
 	}
-	n.scopes = slices.Clone(n.scopes)
+	own := p.demand
+	n.demand, own.Scopes = &own, slices.Clone(own.Scopes)
 	err := eachParameter(query, func(name, value string) error {
 		switch {
 		case name == "scope" && strings.Trim(value, " ") != "":
@@ -82,8 +83,8 @@ func (p *policy) narrow(query string) (narrowed, bool) {
 				if s != "" && !scopeToken.MatchString(s) {
 					return errForm
 				}
-				if s != "" && !slices.Contains(n.scopes, s) {
-					n.scopes = append(n.scopes, s)
+				if s != "" && !slices.Contains(own.Scopes, s) {
+					own.Scopes = append(own.Scopes, s)
 				}
 			}
 		case name == "audience" && p.takesAudience(value):
@@ -103,7 +104,7 @@ const mostChallenge = 2048
 // scopeAttribute names the scopes that are needed, which a challenge may (RFC
 // 6750 section 3.1); as many as don't fit are not named at all.
 func (n *narrowed) scopeAttribute() string {
-	scopes := strings.Join(n.scopes, " ")
+	scopes := strings.Join(n.demand.Scopes, " ")
 	if len(scopes) > mostChallenge {
 		return ""
 	}

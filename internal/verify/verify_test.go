@@ -740,3 +740,26 @@ func BenchmarkVerify(b *testing.B) {
 		}
 	})
 }
+
+// Wherever it stands, in whatever segment.
+func TestWellSpelledSeesEachCharacter(t *testing.T) {
+	for length := range 12 {
+		for segment := range 3 {
+			parts := []string{"abcd", "efgh", "ijkl"}
+			parts[segment] = strings.Repeat("a", length)
+			if got := verify.WellSpelled(strings.Join(parts, ".")); got != (length > 0) {
+				t.Errorf("JWT-01 %d characters in segment %d: got %t", length, segment, got)
+			}
+			for at := range length {
+				for _, foreign := range []byte{'+', '=', '\n', ' ', 0, 0x80, 0xff} {
+					text := []byte(strings.Repeat("a", length))
+					text[at] = foreign
+					parts[segment] = string(text)
+					if verify.WellSpelled(strings.Join(parts, ".")) {
+						t.Errorf("JWT-01 %q at %d of segment %d: got true", foreign, at, segment)
+					}
+				}
+			}
+		}
+	}
+}
