@@ -93,6 +93,9 @@ func Decode(text []byte) (Set, error) {
 	return r.read(text)
 }
 
+// usualMembers is how many members are made room for at most before they are seen.
+const usualMembers = 16
+
 // reader is a decoder with its memory of names, which is most of what one costs.
 type reader struct {
 	text    bytes.Buffer
@@ -112,7 +115,7 @@ func (r *reader) read(text []byte) (Set, error) {
 	if _, err := d.ReadToken(); err != nil {
 		return nil, err
 	}
-	set := make(Set, 0, 16)
+	set := make(Set, 0, min(1+bytes.Count(text, []byte(",")), usualMembers))
 	for d.PeekKind() != '}' {
 		name, err := d.ReadValue()
 		if err != nil {

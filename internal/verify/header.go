@@ -16,7 +16,6 @@ const maxKid = 256
 type header struct {
 	alg, kid, typ string
 	hasTyp        bool
-	mediaType     string // that typ means, with hasTyp
 }
 
 // headers knows the headers of genuine tokens by their whole segments, because an
@@ -92,14 +91,13 @@ func readHeader(segment string) (h header, problem string) {
 		case "typ":
 			h.hasTyp = true
 			h.typ, _ = claims.String(m.Value)
-			h.mediaType = mediaType(h.typ)
 		case "crit", "zip", "b64":
 			// RFC 7515 section 4.1.11: an extension that is not understood
 			// makes the token invalid, and we understand none. zip inflates
 			// and b64 changes what was signed.
 			return h, "crit, zip and b64 are not supported"
 		case "cty":
-			if cty, ok := claims.String(m.Value); !ok || mediaType(cty) == "application/jwt" {
+			if cty, ok := claims.String(m.Value); !ok || isMediaType(cty, "jwt") {
 				return h, "nested tokens are not supported"
 			}
 		}
@@ -108,23 +106,24 @@ func readHeader(segment string) (h header, problem string) {
 	return h, ""
 }
 
-// mediaType spells typ and cty values as RFC 7515 section 4.1.9 compares them.
-func mediaType(s string) string {
-	s = strings.ToLower(s)
-	if strings.Contains(s, "/") {
-		return s
+// isMediaType says whether a typ or cty means application/sub: RFC 7515 section
+// 4.1.9.
+func isMediaType(s, sub string) bool {
+	const prefix = "application/"
+	if len(s) > len(prefix) && strings.EqualFold(s[:len(prefix)], prefix) {
+		s = s[len(prefix):]
 	}
-	return "application/" + s
+	return strings.EqualFold(s, sub)
 }
 
 // wrongType returns why this is not an access token, empty when it may be one
 // (RFC 9068 section 4; RFC 8725 sections 3.11 and 3.12).
 func (i *Issuer) wrongType(h header, set claims.Set) string {
-	if h.hasTyp && h.mediaType == "application/at+jwt" {
+	if h.hasTyp && isMediaType(h.typ, "at+jwt") {
 		if i.config.TokenTypes == Strict {
 			return ""
 		}
-	} else if i.config.TokenTypes == Strict || h.hasTyp && h.mediaType != "application/jwt" {
+	} else if i.config.TokenTypes == Strict || h.hasTyp && !isMediaType(h.typ, "jwt") {
 		return "typ is not that of an access token"
 	}
 	payloadType := ""
