@@ -230,7 +230,7 @@ func (in *Introspector) Introspect(ctx context.Context, token string) (Answer, e
 		// is told faster than others could wait for it.
 		reading = in.verifier.Read(token)
 		if reading.Look(start); reading.Refused() {
-			l, err := in.verify(ctx, token, key, w, reading)
+			l, err := in.verify(ctx, token, key, w, reading, start)
 			in.metrics.judged(ctx, l.path, in.now().Sub(start))
 			return l.answer, err
 		}
@@ -266,23 +266,22 @@ func (in *Introspector) judge(ctx context.Context, token string, key Key, w way,
 	if reading == nil {
 		reading = in.verifier.Read(token)
 	}
-	return in.verify(ctx, token, key, w, reading)
+	return in.verify(ctx, token, key, w, reading, in.now())
 }
 
-// verify judges what was read of token, and remembers what that cost.
-func (in *Introspector) verify(ctx context.Context, token string, key Key, w way, reading *verify.Reading) (landed, error) {
-	start, now := time.Now(), in.now()
+// verify judges what was read of token as of now, and remembers what that cost.
+func (in *Introspector) verify(ctx context.Context, token string, key Key, w way, reading *verify.Reading, now time.Time) (landed, error) {
+	began := in.shared.clock()
 	verdict, err := reading.Verify(ctx, now)
 	if err != nil {
 		return landed{Answer{issuer: in.byVerifier[verdict.Issuer]}, pathVerified}, err
 	}
 	a, entry, lifetime := in.answer(ctx, token, verdict, now)
-	took := time.Since(start)
 	if entry != nil {
 		in.remember(ctx, key, entry, lifetime, !a.Active())
 	}
 	if a.Active() {
-		in.shared.verified(w, took)
+		in.shared.verified(w, began)
 		in.shared.put(ctx, key, entry, lifetime)
 	}
 	return landed{a, pathVerified}, nil

@@ -79,10 +79,18 @@ func (s *shared) asks(head uint64) asking {
 	return yes
 }
 
-// verified notes how long a good token that went this way took.
-func (s *shared) verified(w way, d time.Duration) {
+// clock is when something begins that is to be measured, if anything is.
+func (s *shared) clock() (now time.Time) {
 	if s != nil {
-		s.checks.add(w.head, d)
+		now = time.Now()
+	}
+	return now
+}
+
+// verified notes how long a good token that went this way has taken since began.
+func (s *shared) verified(w way, began time.Time) {
+	if s != nil {
+		s.checks.add(w.head, time.Since(began))
 	}
 }
 
