@@ -144,24 +144,13 @@ func (r *reader) read(text []byte) (Set, error) {
 		return nil, errTrail
 	}
 	for i := range set {
-		if k := set[i].Value.Kind(); (k == '{' || k == '[') && spaced(set[i].Value) {
+		if k := set[i].Value.Kind(); (k == '{' || k == '[') && bytes.ContainsAny(set[i].Value, " \t\n\r") {
 			if err := set[i].Value.Compact(); err != nil {
 				return nil, err
 			}
 		}
 	}
 	return set, nil
-}
-
-// spaced says whether there is white space in v (RFC 8259 section 2), between its
-// parts or within its strings.
-func spaced(v jsontext.Value) bool {
-	for _, space := range []byte(" \t\n\r") {
-		if bytes.IndexByte(v, space) >= 0 {
-			return true
-		}
-	}
-	return false
 }
 
 // Depth is how deep text nests, the outermost object or array counted. It counts

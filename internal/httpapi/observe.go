@@ -344,13 +344,11 @@ func (k *known[K, V]) all() map[K]V {
 	return nil
 }
 
-// methods are those that labels name.
+// methods are those that labels name; the last stands for all others.
 var methods = [...]string{
 	http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch,
-	http.MethodDelete, http.MethodConnect, http.MethodOptions, http.MethodTrace, otherMethod,
+	http.MethodDelete, http.MethodConnect, http.MethodOptions, http.MethodTrace, "_OTHER",
 }
-
-const otherMethod = "_OTHER"
 
 // methodOf is the place of a method among methods: a label's values stay few,
 // whatever is sent.

@@ -57,7 +57,7 @@ var stepNames = [...]string{
 // Explain judges token as of at, past every remembered verdict, and tells how.
 func (in *Introspector) Explain(ctx context.Context, token string, at time.Time, demands ...For) Explanation {
 	v, err := in.verifier.Verify(ctx, token, at)
-	answer, _, _ := in.answer(ctx, token, v, at)
+	answer, _ := in.answer(ctx, token, v, at)
 	x := Explanation{
 		TokenRef: answer.Ref().String(), At: at.UTC(), Active: answer.Active(),
 		Reason: answer.Reason().String(), Issuer: answer.Issuer(), Answer: json.RawMessage(answer.Body()),

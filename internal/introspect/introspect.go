@@ -276,13 +276,13 @@ func (in *Introspector) verify(ctx context.Context, token string, key Key, w way
 	if err != nil {
 		return landed{Answer{issuer: in.byVerifier[verdict.Issuer]}, pathVerified}, err
 	}
-	a, entry, lifetime := in.answer(ctx, token, verdict, now)
-	if entry != nil {
-		in.remember(ctx, key, entry, lifetime, !a.Active())
+	a, lifetime := in.answer(ctx, token, verdict, now)
+	if a.entry != nil {
+		in.remember(ctx, key, a.entry, lifetime, !a.Active())
 	}
 	if a.Active() {
 		in.shared.verified(w, began)
-		in.shared.put(ctx, key, entry, lifetime)
+		in.shared.put(ctx, key, a.entry, lifetime)
 	}
 	return landed{a, pathVerified}, nil
 }
@@ -294,12 +294,12 @@ func (in *Introspector) remember(ctx context.Context, key Key, entry []byte, lif
 	}
 }
 
-// answer turns a verdict into the answer and what to remember of it; entry is
-// nil where that is nothing.
-func (in *Introspector) answer(ctx context.Context, token string, v verify.Verdict, now time.Time) (Answer, entry, time.Duration) {
+// answer turns a verdict into the answer; one with an entry may be remembered for
+// lifetime.
+func (in *Introspector) answer(ctx context.Context, token string, v verify.Verdict, now time.Time) (a Answer, lifetime time.Duration) {
 	i := in.byVerifier[v.Issuer]
-	if !v.Active && v.Step < verify.Signature {
-		return Answer{issuer: i, reason: v.Reason, ref: Ref{token: token}}, nil, 0
+	if v.Step < verify.Signature {
+		return Answer{issuer: i, reason: v.Reason, ref: Ref{token: token}}, 0
 	}
 	e := entryHead{fingerprint: i.fingerprint, input: verify.SigningInput(token), reason: v.Reason}
 	if v.Active {
@@ -332,10 +332,10 @@ func (in *Introspector) answer(ctx context.Context, token string, v verify.Verdi
 	}
 	e.bound = i.verify.Keys().Digest()
 	e.until = until.Unix()
-	return in.written(i, e.encode(v.Alg, document{}), until.Sub(now))
+	return i.written(e.encode(v.Alg, document{})), until.Sub(now)
 }
 
-func (in *Introspector) active(i *issuer, e entryHead, v verify.Verdict, doc document, now time.Time) (Answer, entry, time.Duration) {
+func (in *Introspector) active(i *issuer, e entryHead, v verify.Verdict, doc document, now time.Time) (Answer, time.Duration) {
 	e.active = true
 	e.bound = v.Key.Thumbprint
 	e.expires, e.notBefore, e.issuedAt = v.Expires, v.NotBefore, v.IssuedAt
@@ -344,15 +344,15 @@ func (in *Introspector) active(i *issuer, e entryHead, v verify.Verdict, doc doc
 		until = earliest(until, v.Key.NotAfter)
 	}
 	e.until = until.Unix()
-	return in.written(i, e.encode(v.Alg, doc), until.Sub(now))
+	return i.written(e.encode(v.Alg, doc)), until.Sub(now)
 }
 
 // written is the answer in an entry that was just made.
-func (in *Introspector) written(i *issuer, e entry, lifetime time.Duration) (Answer, entry, time.Duration) {
+func (i *issuer) written(e entry) Answer {
 	if !e.sound() {
 		panic("introspect: an entry that was just written can't be read")
 	}
-	return Answer{issuer: i, entry: e}, e, lifetime
+	return Answer{issuer: i, entry: e}
 }
 
 func earliest(a, b time.Time) time.Time {

@@ -156,7 +156,7 @@ func (in *Introspector) Candidate(ctx context.Context, token string) (Candidate,
 	if err != nil {
 		return unjudged, err
 	}
-	genuine, _, _ := in.answer(ctx, token, v, now)
+	genuine, _ := in.answer(ctx, token, v, now)
 	c := Candidate{Answer: genuine, genuine: genuine}
 	if v.Reason == verify.NotYetValid {
 		// What it says is only told of a valid one; one whose exp lies before
@@ -165,7 +165,7 @@ func (in *Introspector) Candidate(ctx context.Context, token string) (Candidate,
 		if v, err = in.verifier.Verify(ctx, token, begins); err != nil {
 			return unjudged, err
 		}
-		c.genuine, _, _ = in.answer(ctx, token, v, begins)
+		c.genuine, _ = in.answer(ctx, token, v, begins)
 	}
 	c.ClientID, _ = claims.String(c.genuine.Find("client_id"))
 	c.Answer, c.Doubt = in.unrevoked(c.Answer, now)

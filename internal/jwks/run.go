@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 const (
@@ -279,19 +281,18 @@ func (k *Keys) await(ctx context.Context, kid, alg string, found lookup) bool {
 
 // seekable says whether await would wait for anything.
 func (k *Keys) seekable(kid string) bool {
-	budget := k.limiter
-	if k.fleet != nil {
-		budget = k.looks
-	}
-	return (k.inFlight() != nil || budget.Tokens() >= 1) && !k.unknown.has(kid, time.Now())
+	return (k.inFlight() != nil || k.seeks().Tokens() >= 1) && !k.unknown.has(kid, time.Now())
 }
 
 // maySeek spends the budget of flights that unknown kids cause.
-func (k *Keys) maySeek() bool {
+func (k *Keys) maySeek() bool { return k.seeks().Allow() }
+
+// seeks is that budget.
+func (k *Keys) seeks() *rate.Limiter {
 	if k.fleet != nil {
-		return k.looks.Allow() // what it may fetch is decided in flight
+		return k.looks // what it may fetch is decided in flight
 	}
-	return k.limiter.Allow()
+	return k.limiter
 }
 
 // seek is the job for an unknown kid.
