@@ -45,6 +45,7 @@ type Callers struct {
 	// splits is how many colons of a Basic credential may end the id.
 	splits     int
 	limits     *Limits
+	enabled    methods // of any row
 	challenges []string
 }
 
@@ -152,7 +153,7 @@ func New(rows []Config, l *Limits) (*Callers, error) {
 	if len(faults) > 0 {
 		return nil, errors.Join(faults...)
 	}
-	cs.challenges = challenges(enabled)
+	cs.enabled, cs.challenges = enabled, challenges(enabled)
 	return cs, nil
 }
 
@@ -172,6 +173,16 @@ func challenges(enabled methods) []string {
 // Challenges are the lines of WWW-Authenticate for a request without
 // credentials, one per HTTP scheme that any caller may use.
 func (cs *Callers) Challenges() []string { return slices.Clone(cs.challenges) }
+
+// Methods are the ways in which some caller may authenticate.
+func (cs *Callers) Methods() (some []Method) {
+	for _, m := range []Method{ClientSecretBasic, ClientSecretPost, Bearer} {
+		if cs.enabled&allowed([]Method{m}) != 0 {
+			some = append(some, m)
+		}
+	}
+	return some
+}
 
 // Authenticate says who asks: either the caller, or why not, exactly one of
 // which has a value.

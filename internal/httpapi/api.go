@@ -125,7 +125,7 @@ func New(o Options) *API {
 		unreported.GET("/jwks.json", keySet(o.Signer.Keys().JWKS()))
 	}
 	if o.PublicURL != "" {
-		document := metadata(o.PublicURL, o.Signer != nil)
+		document := metadata(o.PublicURL, o.Callers.Methods(), o.Signer != nil)
 		unreported.GET("/.well-known/oauth-authorization-server", document)
 		unreported.GET("/.well-known/openid-configuration", document)
 		a.engine.POST("/token", a.observed("/token", noGrants))

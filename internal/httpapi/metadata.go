@@ -12,6 +12,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"introspectd/internal/callers"
 	"introspectd/internal/sign"
 )
 
@@ -19,9 +20,9 @@ import (
 // members that resource servers configure themselves from. response_types is
 // the least untrue value for a server without an authorization endpoint; the
 // member itself is required.
-func metadata(publicURL string, signs bool) gin.HandlerFunc {
+func metadata(publicURL string, methods []callers.Method, signs bool) gin.HandlerFunc {
 	base := strings.TrimSuffix(publicURL, "/")
-	methods := []string{"client_secret_basic", "client_secret_post"}
+	asking, revoking := methodNames(methods)
 	keys := ""
 	if signs {
 		keys = base + "/jwks.json"
@@ -29,9 +30,9 @@ func metadata(publicURL string, signs bool) gin.HandlerFunc {
 	body, err := json.Marshal(struct {
 		Issuer                string   `json:"issuer"`
 		IntrospectionEndpoint string   `json:"introspection_endpoint"`
-		IntrospectionMethods  []string `json:"introspection_endpoint_auth_methods_supported"`
+		IntrospectionMethods  []string `json:"introspection_endpoint_auth_methods_supported,omitempty"`
 		RevocationEndpoint    string   `json:"revocation_endpoint"`
-		RevocationMethods     []string `json:"revocation_endpoint_auth_methods_supported"`
+		RevocationMethods     []string `json:"revocation_endpoint_auth_methods_supported,omitempty"`
 		TokenEndpoint         string   `json:"token_endpoint"`
 		JWKSURI               string   `json:"jwks_uri,omitempty"`
 		ResponseTypes         []string `json:"response_types_supported"`
@@ -39,9 +40,9 @@ func metadata(publicURL string, signs bool) gin.HandlerFunc {
 	}{
 		Issuer:                publicURL,
 		IntrospectionEndpoint: base + "/introspect",
-		IntrospectionMethods:  methods,
+		IntrospectionMethods:  asking,
 		RevocationEndpoint:    base + "/revoke",
-		RevocationMethods:     methods,
+		RevocationMethods:     revoking,
 		TokenEndpoint:         base + "/token",
 		JWKSURI:               keys,
 		ResponseTypes:         []string{"none"},
@@ -54,6 +55,20 @@ func metadata(publicURL string, signs bool) gin.HandlerFunc {
 		}
 		respond(cached{c.Writer}, http.StatusOK, body)
 	}
+}
+
+// methodNames are the methods as RFC 8414 section 2 names them: at the
+// introspection endpoint also by types of access tokens, at the revocation
+// endpoint by client authentication alone.
+func methodNames(methods []callers.Method) (asking, revoking []string) {
+	for _, m := range methods {
+		if m == callers.Bearer {
+			asking = append(asking, "Bearer")
+			continue
+		}
+		asking, revoking = append(asking, string(m)), append(revoking, string(m))
+	}
+	return asking, revoking
 }
 
 // cached makes respond's answer one that may be kept for an hour.

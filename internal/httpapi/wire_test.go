@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"introspectd/internal/callers"
 	"introspectd/internal/httpapi"
 	"introspectd/internal/introspect"
 )
@@ -350,11 +351,6 @@ func TestMetadata(t *testing.T) {
 			if got := fmt.Sprint(doc["response_types_supported"]); got != "[none]" {
 				t.Errorf("response_types_supported: got %s, want [none]", got)
 			}
-			for _, name := range []string{"introspection_endpoint_auth_methods_supported", "revocation_endpoint_auth_methods_supported"} {
-				if got := fmt.Sprint(doc[name]); got != "[client_secret_basic client_secret_post]" {
-					t.Errorf("%s: got %s, want client_secret_basic and client_secret_post", name, got)
-				}
-			}
 			// What is not built must not be promised, and no list is empty.
 			for _, name := range []string{"jwks_uri", "grant_types_supported", "introspection_signing_alg_values_supported", "introspection_endpoint_auth_signing_alg_values_supported", "authorization_endpoint"} {
 				if _, ok := doc[name]; ok {
@@ -369,6 +365,30 @@ func TestMetadata(t *testing.T) {
 			newFixture(t).send("GET", path, "").wantStatus(t, http.StatusNotFound)
 		})
 	}
+	t.Run("MET-01 the methods are those that some caller may use", func(t *testing.T) {
+		row := func(methods ...callers.Method) callers.Config {
+			c := caller("one", callers.Introspect)
+			c.BearerTokens, c.Methods = digestOf(bearerOf("one")), methods
+			return c
+		}
+		for _, tt := range []struct {
+			rows                      []callers.Config
+			introspection, revocation string
+		}{
+			{standardCallers(), "[client_secret_basic client_secret_post Bearer]", "[client_secret_basic client_secret_post]"},
+			{[]callers.Config{row(callers.ClientSecretPost)}, "[client_secret_post]", "[client_secret_post]"},
+			{[]callers.Config{row(callers.Bearer)}, "[Bearer]", "<nil>"}, // a list without elements is left out
+			{nil, "<nil>", "<nil>"},
+		} {
+			f := newFixture(t, func(s *setup) { s.public, s.callers = base, tt.rows })
+			doc := f.send("GET", "/.well-known/oauth-authorization-server", "").object(t)
+			for name, want := range map[string]string{"introspection_endpoint_auth_methods_supported": tt.introspection, "revocation_endpoint_auth_methods_supported": tt.revocation} {
+				if got := fmt.Sprint(doc[name]); got != want {
+					t.Errorf("%s: got %s, want %s", name, got, want)
+				}
+			}
+		}
+	})
 	t.Run("9b claims_supported", func(t *testing.T) {
 		list := fmt.Sprint(f.send("GET", "/.well-known/openid-configuration", "").object(t)["claims_supported"])
 		for _, claim := range []string{"sub", "iss", "aud", "exp", "iat", "scope", "client_id", "username"} {
