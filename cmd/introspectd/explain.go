@@ -31,6 +31,8 @@ func explainCommand(t terminal) *cobra.Command {
 	var q question
 	c := &cobra.Command{
 		Use: "explain [TOKEN or -]", Short: "Show step by step how a token is judged; exit status 0 active, 3 inactive", Args: cobra.MaximumNArgs(1),
+		Long: "Show step by step how a token is judged; exit status 0 active, 3 inactive.\n\n" +
+			"Keys are fetched anew. What has been revoked is not looked at: a running service knows, by POST /explain on its admin listener.",
 		RunE: func(c *cobra.Command, args []string) error {
 			token, err := tokenOf(args, t.in)
 			if err != nil {
@@ -131,12 +133,27 @@ func show(w io.Writer, x introspect.Explanation, asJSON bool) error {
 		}
 	}
 	if x.Active {
-		fmt.Fprintf(&b, "active (token_ref %s)\n%s\n", x.TokenRef, x.Answer)
+		fmt.Fprintf(&b, "active%s (token_ref %s)\n%s\n", unchecked(x.Steps), x.TokenRef, x.Answer)
 	} else {
 		fmt.Fprintf(&b, "inactive: %s (token_ref %s)\n", x.Reason, x.TokenRef)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// unchecked names the steps that nobody has looked at, so that the last line is
+// not read as a promise about them.
+func unchecked(steps []introspect.Rung) string {
+	var names []string
+	for _, rung := range steps {
+		if rung.Result == "not checked" {
+			names = append(names, rung.Step)
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return ", but not checked: " + strings.Join(names, ", ")
 }
 
 // quiet is the log of commands that report by themselves.
