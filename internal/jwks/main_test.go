@@ -258,7 +258,7 @@ func openssl(t *testing.T, args ...string) {
 		if os.Getenv("CI") == "true" {
 			t.Fatal("openssl is not installed, and CI must not go without it")
 		}
-		t.Skip("SKIPPED: openssl is not installed; these key files were NOT tested")
+		t.Skip("SKIPPED, NOT PASSED: openssl is not installed")
 	}
 	if out, err := exec.Command(path, args...).CombinedOutput(); err != nil {
 		t.Fatalf("openssl %v: %v\n%s", args, err, out)
