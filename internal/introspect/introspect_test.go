@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -48,6 +50,7 @@ type fixture struct {
 	sharing introspect.Sharing
 	meter   metric.Meter
 	turns   *verify.Turns // nil for their own
+	keys    *jwks.Keys    // of the last introspector
 }
 
 // counted is the process's store with its uses counted.
@@ -76,6 +79,30 @@ func newFixture(t testing.TB) *fixture {
 	f.now.Store(start.Unix())
 	f.publish()
 	return f
+}
+
+// online has the next introspector fetch the issuer's keys, which can change then.
+func (f *fixture) online(c *introspect.IssuerConfig) {
+	c.Keys.Files, c.Keys.JWKSURL = nil, iss+"/jwks.json"
+}
+
+// RoundTrip answers whoever is online with the issuer's present keys.
+func (f *fixture) RoundTrip(r *http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(bytes.NewReader(f.idp.JWKS())), Request: r}, nil
+}
+
+// replace puts one key in the place of another, for the last introspector as well.
+func (f *fixture) replace(old, by *devissuer.Key) {
+	f.idp.RemoveKey(old)
+	f.idp.AddKey(by)
+	f.refresh()
+}
+
+func (f *fixture) refresh() {
+	f.t.Helper()
+	if err := f.keys.Refresh(context.Background()); err != nil {
+		f.t.Fatal(err)
+	}
 }
 
 // publish writes the issuer's present keys to its file.
@@ -109,10 +136,11 @@ func (f *fixture) introspector(change func(*introspect.IssuerConfig)) *introspec
 	if change != nil {
 		change(&c)
 	}
-	keys, err := jwks.New(c.Keys, jwks.Options{Name: c.Name, Issuer: c.Issuer, Log: slog.New(slog.DiscardHandler), Meter: noop.Meter{}, Now: f.clock})
+	keys, err := jwks.New(c.Keys, jwks.Options{Name: c.Name, Issuer: c.Issuer, Log: slog.New(slog.DiscardHandler), Meter: noop.Meter{}, Now: f.clock, Transport: f})
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	f.keys = keys
 	metrics, err := introspect.NewMetrics(f.meter)
 	if err != nil {
 		f.t.Fatal(err)

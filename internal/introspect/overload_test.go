@@ -125,6 +125,59 @@ func TestAskersOfOneTokenHaveOneTurn(t *testing.T) {
 	})
 }
 
+// A turn may be a second away, and a token's end or its key's may not be.
+func TestAnAnswerIsOfWhenItIsGiven(t *testing.T) {
+	for _, row := range []struct {
+		name      string
+		meanwhile func(*fixture)
+		want      verify.Reason
+	}{
+		{"nothing happens", func(*fixture) {}, verify.NoReason},
+		{"INT-26 exp passes", func(f *fixture) { f.now.Add(1) }, verify.Expired},
+		{"JWT-15 its key is removed", func(f *fixture) { f.replace(f.idp.Key("ES512"), devissuer.NewKey("ES512")) }, verify.UnknownKey},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			f, token, end := busy(t)
+			f.now.Add(3600 + 29) // the last second, by the leeway
+			in := f.introspector(f.online)
+			f.refresh()
+			answers := make(chan introspect.Answer, 2)
+			ask := func() { answers <- f.judge(in, token) }
+			go ask()
+			synctest.Wait()
+			row.meanwhile(f)
+			go ask() // who asks only now has to wait for the other
+			synctest.Wait()
+			end()
+			for range cap(answers) {
+				if a := <-answers; a.Reason() != row.want || a.Active() != (row.want == verify.NoReason) {
+					t.Errorf("%s: got active %t %q, want %q", row.name, a.Active(), a.Reason(), row.want)
+				}
+			}
+		})
+	}
+}
+
+func TestARefusalIsBoundToTheKeysThatItWasJudgedBy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, _, end := busy(t)
+		old, next := f.idp.Key("ES512"), devissuer.NewKey("ES512")
+		next.Kid = old.Kid
+		token := next.Sign(fmt.Sprintf(`{"alg":"ES512","kid":%q}`, next.Kid), f.payload(""))
+		in := f.introspector(f.online)
+		f.refresh()
+		asked := make(chan introspect.Answer)
+		go func() { asked <- f.judge(in, token) }()
+		synctest.Wait()
+		f.replace(old, next)
+		end()
+		<-asked // judged by either
+		if a := f.judge(in, token); !a.Active() {
+			t.Errorf("JWT-15 once its key was published: got %q, want active", a.Reason())
+		}
+	})
+}
+
 // panicking is a store whose next look panics.
 type panicking struct {
 	introspect.Cache

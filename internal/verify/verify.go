@@ -88,6 +88,9 @@ type Verdict struct {
 	// Key is the key that fitted kid and alg as of KeyAsOf, nil when none did.
 	Key     *jwks.Key
 	KeyAsOf time.Time
+	// KeySet is the jwks.Keys.Digest of the set that was looked in, or of one
+	// that it replaced at that moment.
+	KeySet [32]byte
 
 	// Claims is the verified map, only when Active.
 	Claims claims.Set
@@ -96,8 +99,8 @@ type Verdict struct {
 	Expires, NotBefore, IssuedAt int64
 }
 
-// Verifier knows the trusted issuers. It is immutable and safe for concurrent
-// use.
+// Verifier knows the trusted issuers. They never change, and it is safe for
+// concurrent use.
 type Verifier struct {
 	issuers map[string]*Issuer
 	turns   *Turns
@@ -201,6 +204,7 @@ func (r *Reading) Look(now time.Time) {
 		return
 	}
 	asOf, mayFetch := r.keyAsOf(now)
+	r.verdict.KeySet = r.verdict.Issuer.keys.Digest()
 	if key, ok := r.verdict.Issuer.keys.AtHand(r.verdict.Kid, r.verdict.Alg, asOf, mayFetch); ok {
 		r.verdict = r.verdict.found(key, asOf)
 	}
@@ -237,6 +241,7 @@ func (r *Reading) Verify(ctx context.Context, now time.Time) (Verdict, error) {
 	out, issuer := r.verdict, r.verdict.Issuer
 	if out.Key == nil {
 		asOf, mayFetch := r.keyAsOf(now)
+		out.KeySet = issuer.keys.Digest()
 		key, err := issuer.keys.Find(context.WithoutCancel(ctx), out.Kid, out.Alg, asOf, mayFetch)
 		if err != nil {
 			out.Step, out.KeyAsOf = KeyFound, asOf
