@@ -24,7 +24,7 @@
 // process's memory can test guesses.
 //
 // A token's own identities are kept apart from those that it shares. Context: all
-// eight looked for among a million cost a hit some 3 µs of waiting for
+// of them looked for among a million cost a hit some 3 µs of waiting for
 // memory. Choice: its digest and its jti are looked for among revoked tokens, and
 // the rest among what is broader, of which there is little. Cost: who asks has to
 // say which is which.

@@ -417,6 +417,42 @@ func TestAListFromAFileIsAsOldAsItSays(t *testing.T) {
 	})
 }
 
+// full is a disk with no room for records, though for what is there already.
+type full struct{ shelf }
+
+func (f *full) Append(ctx context.Context, name revoke.Name, value []byte, expires time.Time) error {
+	if name != (revoke.Name{}) { // the age of the list
+		return errors.New("no space left on device")
+	}
+	return f.shelf.Append(ctx, name, value, expires)
+}
+
+func TestAFileThatLacksRecordsIsNotSaidToBeComplete(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file := &full{}
+		l := newList(t, revoke.Options{Shared: &shelf{}, File: file})
+		ctx, stop := context.WithCancel(t.Context())
+		ran := make(chan struct{})
+		go func() { l.Run(ctx); close(ran) }()
+		l.Current(time.Now())
+		alice := token{text: "h.p", sub: "alice", iat: 1000}
+		add(t, l, by(revoke.Subject, "alice", time.Time{}))
+		for range 30 {
+			time.Sleep(time.Second)
+			l.Current(time.Now())
+		}
+		stop()
+		<-ran
+		after := newList(t, revoke.Options{Shared: &shelf{}, File: file}) // redis is away
+		if err := after.Load(file.each, false); err != nil {
+			t.Fatal(err)
+		}
+		if is, err := ask(after, alice); !is && err == nil {
+			t.Errorf("REV-06 after a restart: a revoked token is said to be none, by a list of %s ago", after.State().Lag)
+		}
+	})
+}
+
 func TestADamagedFileMakesAnIncompleteList(t *testing.T) {
 	l := newList(t, revoke.Options{File: &shelf{}})
 	if l.State().Denies {

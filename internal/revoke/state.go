@@ -140,12 +140,11 @@ func (l *List) Run(ctx context.Context) {
 		case <-ctx.Done():
 		case <-tick.C:
 			row = l.sweep(row)
-			if l.shared != nil && time.Since(told) >= saveAsOf {
-				told = time.Now()
-				l.noteAge(ctx)
-			}
 			if failing {
 				failing = !l.save(ctx)
+			}
+			if l.shared != nil && time.Since(told) >= saveAsOf && l.noteAge(ctx) {
+				told = time.Now()
 			}
 		case <-l.unsaved:
 			failing = !l.save(ctx)
@@ -167,15 +166,25 @@ func (l *List) sweep(from int32) int32 {
 	return next
 }
 
-// noteAge tells the file when the list was last complete.
-func (l *List) noteAge(ctx context.Context) {
+// noteAge tells the file when the list was last complete. It returns false where
+// that isn't true of the file now, because it lacks records: a restart would
+// answer from it for as long as grace.
+func (l *List) noteAge(ctx context.Context) bool {
 	if l.file == nil || !l.held.Load() {
-		return
+		return true
 	}
-	r := Revocation{Name: asOfName, Kind: currentAt, IDs: []ID{{}}, NotBefore: l.now().Add(-l.lag()), Created: l.now(), Expires: Forever}
+	lag := l.lag() // before the look at what is lacking: more may come, and count, in between
+	l.mu.RLock()
+	lacking := len(l.pending)
+	l.mu.RUnlock()
+	if lacking > 0 {
+		return false
+	}
+	r := Revocation{Name: asOfName, Kind: currentAt, IDs: []ID{{}}, NotBefore: l.now().Add(-lag), Created: l.now(), Expires: Forever}
 	if err := l.file.Append(ctx, r.Name, encode(r), r.Expires); err != nil {
 		l.log.Warn("the age of the revocations can't be saved", "error", err.Error())
 	}
+	return true
 }
 
 // save writes to the file what it lacks; false when something is left.
