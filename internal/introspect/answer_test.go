@@ -9,6 +9,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"introspectd/internal/claims"
 	"introspectd/internal/devissuer"
 	"introspectd/internal/introspect"
 	"introspectd/internal/revoke"
@@ -271,4 +272,17 @@ func BenchmarkFirstSight(b *testing.B) {
 			}
 		}
 	})
+}
+
+func TestATokenOfManyClaimsHasAProfile(t *testing.T) {
+	f := newFixture(t)
+	var more []string
+	for n := range claims.MaxMembers - 3 { // iss, exp and iat are there
+		more = append(more, fmt.Sprintf(`"\u0063%d":0`, n)) // c, spelled as nobody does
+	}
+	a := f.judge(f.introspector(nil), f.sign(strings.Join(more, ",")))
+	shown, problem := introspect.NewProfile(introspect.Mapping{}, introspect.Passthrough(), introspect.Plain).Claims(a)
+	if !a.Active() || problem != "" || !shown.Has("c0") {
+		t.Errorf("JWT-19 active %t, and the profile says %q of it; want it shown", a.Active(), problem)
+	}
 }

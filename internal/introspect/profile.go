@@ -45,12 +45,7 @@ const maxShown = 16 << 10
 // says why nothing can be shown: a rule failed, or the shape lacks what it
 // requires. A partial identity is never made.
 func (p *Profile) Claims(a Answer) (shown claims.Set, problem string) {
-	set, err := claims.Decode(slices.Clone(a.Body()))
-	if err != nil {
-		return nil, "the answer is not one strict JSON object"
-	}
-	set = slices.DeleteFunc(set, func(m claims.Member) bool { return m.Name == "active" }) // no claim
-	mapped, failed := p.rules.Claims(set)
+	mapped, failed := p.rules.Claims(a.claims())
 	if failed != nil {
 		return nil, failed.Note
 	}
@@ -65,6 +60,19 @@ func (p *Profile) Claims(a Answer) (shown claims.Set, problem string) {
 		return nil, fmt.Sprintf("the claims are larger than %d bytes", maxShown)
 	}
 	return shown, ""
+}
+
+// claims are the members of the body that are claims. Their values lie in it, and
+// must not be changed.
+func (a Answer) claims() (set claims.Set) {
+	for spelled, value := range a.Members() {
+		if string(spelled) == "active" {
+			continue
+		}
+		name, _ := claims.String(jsontext.Value(`"` + string(spelled) + `"`)) // as we wrote it
+		set = append(set, claims.Member{Name: name, Value: slices.Clip(value)})
+	}
+	return set
 }
 
 // only are the members of set that v shows.

@@ -168,7 +168,8 @@ func (i *Issuer) readRegistered(set claims.Set, out *Verdict) (Reason, string) {
 		case "cnf":
 			// An unusable confirmation must not turn a bound token into a
 			// plain bearer.
-			ok = v.Kind() == '{' && !claims.Empty(v)
+			confirmation, err := claims.Decode(slices.Clone(v))
+			ok = err == nil && len(confirmation) > 0
 		}
 		if !ok {
 			return BadClaims, set[n].Name + " is not of its type"

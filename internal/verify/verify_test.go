@@ -23,6 +23,7 @@ import (
 
 	"go.opentelemetry.io/otel/metric/noop"
 
+	"introspectd/internal/claims"
 	"introspectd/internal/devissuer"
 	"introspectd/internal/jwks"
 	"introspectd/internal/verify"
@@ -456,6 +457,14 @@ func TestTimes(t *testing.T) {
 	}
 }
 
+// members are n of them, as they follow another.
+func members(n int) (text string) {
+	for i := range n {
+		text += fmt.Sprintf(`,"m%d":0`, i)
+	}
+	return text
+}
+
 func TestRegisteredClaims(t *testing.T) {
 	w := newWorld(t, nil)
 	key, head := w.a.Key("ES256"), w.header("ES256")
@@ -482,6 +491,7 @@ func TestRegisteredClaims(t *testing.T) {
 		{"OUT-04 cnf a string", []string{"cnf", `"x"`}, verify.BadClaims},
 		{"OUT-04 cnf null", []string{"cnf", "null"}, verify.BadClaims},
 		{"OUT-04 cnf empty", []string{"cnf", "{}"}, verify.BadClaims},
+		{"OUT-04 cnf with more members than a token may have", []string{"cnf", `{"jkt":"x"` + members(claims.MaxMembers) + "}"}, verify.BadClaims},
 		{"OUT-04 cnf a list", []string{"cnf", `[{"jkt":"x"}]`}, verify.BadClaims},
 		{"cnf an object", []string{"cnf", `{"jkt":"x"}`}, verify.NoReason},
 	} {
