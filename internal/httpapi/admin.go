@@ -90,6 +90,7 @@ func (o *AdminOptions) hostCheck(c *gin.Context) {
 	if strings.HasPrefix(o.Address, "unix:") || o.answersTo(c.Request) {
 		return
 	}
+	leaveBody(c.Writer, c.Request)
 	refuse(c.Writer, &problem{status: http.StatusMisdirectedRequest, code: "invalid_request", description: "this listener does not answer to that Host"})
 	c.Abort()
 }
@@ -124,6 +125,7 @@ func (o *AdminOptions) act(c *gin.Context, needs callers.Permission, route strin
 		// A browser that remembers an operator's credentials sends them for
 		// any page that asks.
 		if http.NewCrossOriginProtection().Check(r) != nil {
+			leaveBody(w, r)
 			return refuse(w, &problem{status: http.StatusForbidden, code: "access_denied", description: "the request comes from a page of another origin"})
 		}
 		gate := API{callers: o.Callers}

@@ -81,7 +81,8 @@ func (w cached) WriteHeader(status int) {
 
 // noGrants answers POST /token: clients that configure themselves by discovery
 // expect the endpoint, and no grant is supported (RFC 6749 section 5.2).
-func noGrants(w http.ResponseWriter, _ *http.Request) outcome {
+func noGrants(w http.ResponseWriter, r *http.Request) outcome {
+	leaveBody(w, r)
 	return refuse(w, &problem{status: http.StatusBadRequest, code: "unsupported_grant_type"})
 }
 

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"introspectd/internal/callers"
 	"introspectd/internal/claims"
@@ -115,6 +114,7 @@ func readUndeclared(w http.ResponseWriter, r *http.Request) (string, *problem) {
 	var over *http.MaxBytesError
 	switch {
 	case errors.As(err, &over):
+		leaveBody(w, r)
 		return "", tooLarge()
 	case err != nil:
 		return "", unreadable()
@@ -128,24 +128,14 @@ func tooLarge() *problem {
 
 func unreadable() *problem { return badRequest("the body can't be read") }
 
-// leaveBody is for answers that are given without the body's having been read.
-//
-// Over HTTP/1 net/http would wait for it before it sends them, to keep the
-// connection. Over HTTP/2 it resets the stream behind the answer, and some
-// clients (libcurl 7.88) then lose both: what has come within a moment is
-// dropped first.
+// leaveBody is for answers that are given without the body's having been read:
+// over HTTP/1 net/http would wait for it before it sends them, to keep the
+// connection.
 func leaveBody(w http.ResponseWriter, r *http.Request) {
-	switch {
-	case r.ContentLength == 0:
-	case r.ProtoMajor == 1:
+	if r.ContentLength != 0 && r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close")
-	case http.NewResponseController(w).SetReadDeadline(time.Now().Add(moment)) == nil:
-		_, _ = io.CopyN(io.Discard, r.Body, 4*maxRequest)
 	}
 }
-
-// moment is how long an answer over HTTP/2 waits for a body that nobody wants.
-const moment = 100 * time.Millisecond
 
 // readJSON reads the JSON form of a request: no member but token, profile and
 // output, each a string, none twice.

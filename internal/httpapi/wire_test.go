@@ -176,6 +176,10 @@ func TestOnTheWire(t *testing.T) {
 				t.Errorf("%s: got %q, want %d with Connection: close", row.head, whole, row.status)
 			}
 		}
+		got, whole := raw(t, address, lines("POST /introspect HTTP/1.1", "Host: x", "Content-Type: "+formType, "Transfer-Encoding: chunked", "", "11170", strings.Repeat("x", 70_000)))
+		if got.StatusCode != http.StatusRequestEntityTooLarge || !got.Close {
+			t.Errorf("INT-11 chunks over 64 KiB: got %q, want 413 with Connection: close", whole)
+		}
 	})
 	t.Run("ATH-10 over HTTP/2 a body is neither waited for nor missed", func(t *testing.T) {
 		server := httptest.NewUnstartedServer(f.api)
@@ -400,6 +404,9 @@ func TestMetadata(t *testing.T) {
 	t.Run("9b the token endpoint has no grants", func(t *testing.T) {
 		f.post("/token", "grant_type=client_credentials", as("any")...).want(t, http.StatusBadRequest, `{"error":"unsupported_grant_type"}`)
 		f.post("/token", "").want(t, http.StatusBadRequest, `{"error":"unsupported_grant_type"}`)
+		if got, whole := raw(t, listening(t, f.api), lines("POST /token HTTP/1.1", "Host: x", "Content-Length: 1000", "", "")); got.StatusCode != http.StatusBadRequest || !got.Close {
+			t.Errorf("a body that never comes: got %q, want 400 with Connection: close", whole)
+		}
 		f.send("GET", "/token", "").wantStatus(t, http.StatusMethodNotAllowed).wantHeader(t, "Allow", "POST")
 	})
 }

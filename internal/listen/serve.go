@@ -36,6 +36,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -59,7 +60,7 @@ const (
 // Requests that break off or aren't HTTP are logged at debug.
 func NewServer(h http.Handler, log *slog.Logger, certificates *Certificates) *http.Server {
 	s := &http.Server{
-		Handler:           unixPeers(h),
+		Handler:           unixPeers(wholeStreams(h)),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       15 * time.Second,
 		WriteTimeout:      30 * time.Second,
@@ -93,6 +94,29 @@ func unixPeers(next http.Handler) http.Handler {
 		next.ServeHTTP(w, r)
 	})
 }
+
+// wholeStreams has a request over HTTP/2 end before its answer does, where the end
+// comes within a moment. net/http resets a stream that is answered first, which
+// RFC 9113 section 8.1 permits, and some clients (libcurl 7.88) then lose the
+// answer. The end may come after all of the body, in a frame of its own.
+func wholeStreams(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(w, r)
+		if r.ProtoMajor == 1 || r.ContentLength == 0 && r.Header["Content-Length"] == nil {
+			return
+		}
+		if http.NewResponseController(w).SetReadDeadline(time.Now().Add(moment)) == nil {
+			_, _ = io.CopyN(io.Discard, r.Body, mostDropped)
+		}
+	})
+}
+
+const (
+	// moment is how long an answer over HTTP/2 waits for a body that nobody wants,
+	// and mostDropped how much of that it takes, in bytes.
+	moment      = 100 * time.Millisecond
+	mostDropped = 256 << 10
+)
 
 // Server is what answers on a listener. *http.Server is one.
 type Server interface {
