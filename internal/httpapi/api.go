@@ -9,8 +9,9 @@
 // router that decodes or cleans a path would let its sender choose the policy.
 //
 // Each handler returns what happened as a value, and one place turns that into
-// the log line, the metrics and the span. No request carries a logger, and
-// nothing is logged twice.
+// the log line, the metrics and the span. No request carries a logger. A panic,
+// an act of an operator and a gateway that may not ask have a line of their own
+// besides.
 //
 // /revoke tells no more than /introspect. Context: a caller could try tokens
 // that it found, and RFC 7009 has an error for those of other clients. Choice:

@@ -73,7 +73,8 @@ func newEndpoint(route string, h handler) *endpoint {
 	return e
 }
 
-// Observer turns outcomes into one log line, one span and a few counts each.
+// Observer turns outcomes into one log line and a few counts each, and a span
+// where the request is traced.
 // It is safe for concurrent use.
 type Observer struct {
 	log        *slog.Logger

@@ -207,9 +207,9 @@ func fingerprintOf(c IssuerConfig) (sum [sha256.Size]byte, err error) {
 }
 
 // Introspect judges token. An error means that we could not tell, and then the
-// answer names only the token and its issuer: the keys of the issuer, or the
-// list of revocations, can't be relied on, or there was no turn to check a
-// signature (see Unavailable).
+// answer names only the token and, as far as it was read, its issuer: the keys of
+// the issuer, or the list of revocations, can't be relied on, or there was no turn
+// to check a signature (see Unavailable).
 func (in *Introspector) Introspect(ctx context.Context, token string) (Answer, error) {
 	start := in.now()
 	if len(token) > verify.MaxToken {

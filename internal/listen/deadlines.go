@@ -82,7 +82,9 @@ func (d *lazyDeadline) move(t time.Time) error {
 	was := d.over
 	d.until, d.over = t, !t.IsZero() && t.Before(longAgo)
 	if !d.over && !t.IsZero() && !d.closed && (d.looks.IsZero() || t.Before(d.looks)) {
-		d.lookAt(t)
+		if d.over = !time.Now().Before(t); !d.over {
+			d.lookAt(t)
+		}
 	}
 	var err error
 	if d.over {

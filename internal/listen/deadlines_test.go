@@ -240,6 +240,25 @@ func TestDeadlinesAreThoseOfConnections(t *testing.T) {
 		}
 	}
 
+	for _, kind := range []string{"net.Pipe", "ours"} {
+		t.Run("what is just over lets nothing be read that waits/"+kind, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				far, near := net.Pipe()
+				go far.Write([]byte("x")) //nolint:errcheck // nobody takes it
+				defer far.Close()
+				if kind == "ours" {
+					near = listen.Lazy(near)
+				}
+				defer near.Close()
+				synctest.Wait()
+				_ = near.SetReadDeadline(time.Now().Add(-time.Millisecond))
+				if _, err := near.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Errorf("got %v, want a deadline that has passed", err)
+				}
+			})
+		})
+	}
+
 	t.Run("writing has its own", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			far, near := net.Pipe()

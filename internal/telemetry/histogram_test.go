@@ -13,7 +13,7 @@ import (
 	"introspectd/internal/telemetry"
 )
 
-// Values of histograms wait for each other, which nobody may notice.
+// Values of histograms wait for each other, which readers of metrics may not notice.
 func TestHistograms(t *testing.T) {
 	durations := func(t *testing.T, tel *telemetry.Telemetry) metric.Float64Histogram {
 		t.Helper()

@@ -20,7 +20,9 @@
 // Values of histograms wait for each other, up to 32 of a kind, and are handed to
 // the SDK together, at the latest when somebody reads metrics: one alone has to
 // fetch from memory all that the SDK needs for it, which takes several times as
-// long as the work. Cost: one request in 32 does the work of all.
+// long as the work. Cost: one request in 32 does the work of all, and where
+// OTEL_METRICS_EXEMPLAR_FILTER is always_on, an exemplar that belongs to no sampled
+// span has no trace id, and the time at which it was handed on.
 //
 // The one global is the OpenTelemetry API's: errors of exporters reach only
 // otel.SetErrorHandler. New sets it to its log; of several Telemetry the last
