@@ -1,6 +1,9 @@
 package main
 
 import (
+	"io/fs"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -34,4 +37,33 @@ func TestRunbookHasEachSectionOnce(t *testing.T) {
 func anchor(heading string) string {
 	kept := regexp.MustCompile(`[^\p{L}\p{N} _-]`).ReplaceAllString(strings.ToLower(heading), "")
 	return strings.ReplaceAll(kept, " ", "-")
+}
+
+// TestRunbookNamesEveryMetric holds its table to the instruments in the source.
+func TestRunbookNamesEveryMetric(t *testing.T) {
+	text := deployed(t, "README.md")
+	instrument := regexp.MustCompile(`(?:Counter|Gauge|Histogram)\("(introspectd\.[a-z_.]+)"`)
+	var found int
+	for _, tree := range []string{"../../internal", "."} {
+		err := filepath.WalkDir(tree, func(path string, _ fs.DirEntry, err error) error {
+			if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			source, err := os.ReadFile(path)
+			for _, name := range instrument.FindAllStringSubmatch(string(source), -1) {
+				found++
+				// What it counts, or its unit, stands behind.
+				if !regexp.MustCompile("`" + strings.ReplaceAll(name[1], ".", "_") + "(_total|_seconds)?[`{]").MatchString(text) {
+					t.Errorf("%s of %s is not in deploy/README.md", name[1], path)
+				}
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found < 25 {
+		t.Errorf("found %d instruments, want all", found)
+	}
 }
