@@ -336,7 +336,7 @@ func (in *Introspector) answer(ctx context.Context, token string, v verify.Verdi
 	if v.Reason == verify.NotYetValid {
 		until = earliest(until, i.verify.Begins(v.NotBefore, v.IssuedAt))
 	}
-	e.bound = v.KeySet
+	e.bound = v.Key.Set
 	e.until = until.Unix()
 	return i.written(e.encode(v.Alg, document{})), until.Sub(now)
 }

@@ -149,6 +149,8 @@ type Key struct {
 	// NotBefore and NotAfter are those of the certificate that the key came in;
 	// zero without one, and where its dates are not enforced.
 	NotBefore, NotAfter time.Time
+	// Set is the Digest of the set that it was found in.
+	Set [32]byte
 }
 
 // Keys are the public keys of one issuer. All methods may be called
@@ -386,7 +388,7 @@ func (k *Keys) look(kid, alg string, at time.Time) (*Key, lookup) {
 		return nil, settled
 	}
 	key := e.key
-	key.Public = public
+	key.Public, key.Set = public, h.set.digest
 	return &key, settled
 }
 

@@ -273,6 +273,7 @@ func TestKeyCarriesWhatItIs(t *testing.T) {
 	want := jwks.Key{
 		Kid: "a", Algs: []string{"PS384"}, Public: rsaKey().Public(),
 		Thumbprint: sha256.Sum256([]byte(`{"e":"AQAB","kty":"RSA","n":"` + b64(rsaKey().N.Bytes()) + `"}`)),
+		Set:        k.Digest(),
 	}
 	if diff := cmp.Diff(&want, find(t, k, "a", "PS384")); diff != "" {
 		t.Errorf("Key (-want +got):\n%s", diff)

@@ -88,9 +88,6 @@ type Verdict struct {
 	// Key is the key that fitted kid and alg as of KeyAsOf, nil when none did.
 	Key     *jwks.Key
 	KeyAsOf time.Time
-	// KeySet is the jwks.Keys.Digest of the set that was looked in, or of one
-	// that it replaced at that moment.
-	KeySet [32]byte
 
 	// Claims is the verified map, only when Active.
 	Claims claims.Set
@@ -204,7 +201,6 @@ func (r *Reading) Look(now time.Time) {
 		return
 	}
 	asOf, mayFetch := r.keyAsOf(now)
-	r.verdict.KeySet = r.verdict.Issuer.keys.Digest()
 	if key, ok := r.verdict.Issuer.keys.AtHand(r.verdict.Kid, r.verdict.Alg, asOf, mayFetch); ok {
 		r.verdict = r.verdict.found(key, asOf)
 	}
@@ -241,7 +237,6 @@ func (r *Reading) Verify(ctx context.Context, now time.Time) (Verdict, error) {
 	out, issuer := r.verdict, r.verdict.Issuer
 	if out.Key == nil {
 		asOf, mayFetch := r.keyAsOf(now)
-		out.KeySet = issuer.keys.Digest()
 		key, err := issuer.keys.Find(context.WithoutCancel(ctx), out.Kid, out.Alg, asOf, mayFetch)
 		if err != nil {
 			out.Step, out.KeyAsOf = KeyFound, asOf
