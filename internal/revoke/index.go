@@ -39,6 +39,7 @@ type row struct {
 	by        uint32   // in callers
 	kind      Kind     // 0: unused
 	count     uint8    // identities
+	doomed    bool     // its deletion was begun
 }
 
 // words gives the few texts that stand in many records a number.

@@ -18,6 +18,16 @@
 // process all the same and written again until it is. Cost: a caller that is
 // told 503 may find the token inactive.
 //
+// What is revoked anew gets a new record. Context: a deletion of the one before
+// may be on its way, from another replica or although it was said to have failed,
+// and would take the new right to rely on it along. Choice: with a shared store a
+// repetition is a record of its own, until four live ones say the same: then the
+// latest of them is written again. With a file alone all deletions are made here,
+// and a record is used again unless its deletion was ever begun. Cost: up to four
+// records where somebody repeats a revocation, each to be deleted by whoever takes
+// it back; and a repetition is lost where all four are being deleted elsewhere at
+// that moment. Without an end to them, one token would fill the list.
+//
 // Identities are unkeyed digests. Context: keyed ones would lose every
 // revocation at a change of keys. Choice: plain SHA-256 of kind, iss and value,
 // cut to 128 bits; stores seal what they are given. Cost: who can read this
@@ -208,8 +218,9 @@ func (l *List) lag() time.Duration {
 }
 
 // Add withdraws what r says, at once in this process. An error is ErrNoStore
-// or ErrFull, and then nothing has happened, or wraps ErrNotDurable. What is
-// revoked already is made durable once more under its present name.
+// or ErrFull, and then nothing has happened, or wraps ErrNotDurable. Where enough
+// records withdraw it already, one of them is made durable once more. A deletion
+// that was made before Add returns takes nothing from what it withdraws.
 func (l *List) Add(ctx context.Context, r Revocation) (Revocation, error) {
 	if err := r.check(); err != nil {
 		return r, err
@@ -218,21 +229,25 @@ func (l *List) Add(ctx context.Context, r Revocation) (Revocation, error) {
 	if store == nil && r.Kind != DroppedKey {
 		return r, ErrNoStore
 	}
-	r, err := l.insert(r)
+	kept, again, err := l.insert(r)
 	if err != nil {
-		return r, err
+		return kept, err
 	}
 	if r.Kind == DroppedKey && l.dropped != nil {
 		l.dropped()
 	}
 	if store == nil {
-		return r, nil // what no restart can bring back need not be kept
+		return kept, nil // what no restart can bring back need not be kept
 	}
-	if err := store.Append(ctx, r.Name, encode(r), r.Expires); err != nil {
-		l.await(r.Name)
-		return r, fmt.Errorf("%w: %w", ErrNotDurable, err)
+	err = store.Append(ctx, kept.Name, encode(kept), kept.Expires)
+	if again && !l.lasting(kept.Name) {
+		return l.Add(ctx, r) // it was deleted meanwhile
 	}
-	return r, nil
+	if err != nil {
+		l.await(kept.Name)
+		return kept, fmt.Errorf("%w: %w", ErrNotDurable, err)
+	}
+	return kept, nil
 }
 
 // durable is the store that has to have a record before it counts as kept.
@@ -243,7 +258,18 @@ func (l *List) durable() Store {
 	return l.file
 }
 
-func (l *List) insert(r Revocation) (Revocation, error) {
+// enough is how many records may withdraw the same before one of them is used
+// again. One would be too few where another replica may be deleting it.
+func (l *List) enough() int {
+	if l.shared != nil {
+		return 4
+	}
+	return 1
+}
+
+// insert makes a record of r. again says that it is one which was there, and has
+// all that r asks for.
+func (l *List) insert(r Revocation) (kept Revocation, again bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.now()
@@ -252,17 +278,33 @@ func (l *List) insert(r Revocation) (Revocation, error) {
 	if !r.NotBefore.IsZero() {
 		r.NotBefore = r.NotBefore.UTC().Truncate(time.Millisecond)
 	}
-	for n := range l.index.of(r.Kind, r.IDs[0]) {
-		if same := l.index.read(n); same.covers(r) {
-			return same, nil
+	missing := l.enough()
+	for n, w := range l.index.of(r.Kind, r.IDs[0]) {
+		same := l.index.read(n)
+		if w.doomed || !same.covers(r) {
+			continue
+		}
+		if missing == l.enough() {
+			kept = same // the latest
+		}
+		if missing--; missing == 0 {
+			return kept, true, nil
 		}
 	}
 	if l.index.len() >= l.cfg.Load().MaxEntries {
-		return r, ErrFull
+		return r, false, ErrFull
 	}
 	_, _ = rand.Read(r.Name[:]) // never fails: crypto/rand
 	l.take(r)
-	return r, nil
+	return r, false, nil
+}
+
+// lasting says whether a record is here and its deletion was not begun.
+func (l *List) lasting(name Name) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	n, there := l.index.byName[name]
+	return there && !l.index.row(n).doomed
 }
 
 // covers says whether r withdraws all that other does.
@@ -306,18 +348,12 @@ func (l *List) await(name Name) {
 // is ErrNotFound or ErrNoStore, or wraps ErrNotDurable: nothing has happened
 // then.
 func (l *List) Delete(ctx context.Context, name Name, by string) error {
-	l.mu.RLock()
-	n, there := l.index.byName[name]
-	var target Revocation
-	if there {
-		target = l.index.read(n)
-	}
-	l.mu.RUnlock()
-	if !there || target.Kind == deletion {
-		return ErrNotFound
-	}
 	store := l.durable()
-	if store == nil {
+	target, there := l.doom(name, store != nil)
+	switch {
+	case !there:
+		return ErrNotFound
+	case store == nil:
 		return ErrNoStore
 	}
 	sum := sha256.Sum256(append([]byte{byte(deletion)}, name[:]...))
@@ -332,6 +368,19 @@ func (l *List) Delete(ctx context.Context, name Name, by string) error {
 	defer l.mu.Unlock()
 	l.take(d)
 	return nil
+}
+
+// doom returns the revocation of a name and, where it is about to be deleted,
+// notes that: whatever the store says, the deletion may be written.
+func (l *List) doom(name Name, deleted bool) (target Revocation, there bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n, there := l.index.byName[name]
+	if !there || l.index.row(n).kind == deletion {
+		return target, false
+	}
+	l.index.row(n).doomed = deleted
+	return l.index.read(n), true
 }
 
 // Merge takes a record that a store has. What is here, over or deleted changes

@@ -230,13 +230,14 @@ func TestREV05NothingIsAnsweredThatIsNotDurable(t *testing.T) {
 		if !revoked(t, l, alice) {
 			t.Error("it does not hold here")
 		}
-		if err := l.Delete(t.Context(), r.Name, "ops"); !errors.Is(err, revoke.ErrNotDurable) || !revoked(t, l, alice) {
-			t.Errorf("a deletion that is not durable took effect: %v", err)
-		}
 		s.fail(nil)
 		again, err := l.Add(t.Context(), by(revoke.Subject, "alice", time.Time{}))
 		if err != nil || again.Name != r.Name || l.Live(time.Now()) != 1 {
 			t.Errorf("the second try: %v, %d records", err, l.Live(time.Now()))
+		}
+		s.fail(errors.New("full"))
+		if err := l.Delete(t.Context(), r.Name, "ops"); !errors.Is(err, revoke.ErrNotDurable) || !revoked(t, l, alice) {
+			t.Errorf("a deletion that is not durable took effect: %v", err)
 		}
 	})
 }
@@ -296,6 +297,103 @@ func TestADeletionTakesBackOneRevocation(t *testing.T) {
 	}
 	if r2 := add(t, l, by(revoke.Subject, "alice", time.Time{})); r2.Name == r.Name || !revoked(t, l, alice) {
 		t.Error("what was deleted can't be revoked anew")
+	}
+}
+
+// watched is a store that calls after once a record is in it, and gives back
+// what that says.
+type watched struct {
+	shelf
+	after func() error
+}
+
+func (w *watched) Append(ctx context.Context, name revoke.Name, value []byte, expires time.Time) error {
+	if err := w.shelf.Append(ctx, name, value, expires); err != nil || w.after == nil {
+		return err
+	}
+	after := w.after
+	w.after = nil
+	return after()
+}
+
+// merge gives each of the lists all that a store has.
+func merge(t testing.TB, s *shelf, into ...*revoke.List) {
+	t.Helper()
+	for _, l := range into {
+		if err := s.each(func(name revoke.Name, value []byte, expires time.Time) {
+			if err := l.Merge(name, value, expires); err != nil {
+				t.Error(err)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A deletion that is on its way is about what was revoked before, wherever it
+// was made.
+func TestREV05WhatIsRevokedAnewOutlivesADeletion(t *testing.T) {
+	alice, again := token{text: "h.p", sub: "alice"}, by(revoke.Subject, "alice", time.Time{})
+	t.Run("at another replica", func(t *testing.T) {
+		redis := &shelf{}
+		a, b := newList(t, revoke.Options{Shared: redis}), newList(t, revoke.Options{Shared: redis})
+		a.Current(time.Now())
+		b.Current(time.Now())
+		r := add(t, a, again)
+		merge(t, redis, b)
+		if err := b.Delete(t.Context(), r.Name, "ops"); err != nil {
+			t.Fatal(err)
+		}
+		add(t, a, again)
+		merge(t, redis, a, b)
+		if !revoked(t, a, alice) || !revoked(t, b, alice) {
+			t.Errorf("revoked at its replica %v, at the other %v", revoked(t, a, alice), revoked(t, b, alice))
+		}
+	})
+	t.Run("that was said to have failed", func(t *testing.T) {
+		file := &watched{}
+		l := newList(t, revoke.Options{File: file})
+		r := add(t, l, again)
+		file.after = func() error { return errors.New("the disk hung") }
+		if err := l.Delete(t.Context(), r.Name, "ops"); !errors.Is(err, revoke.ErrNotDurable) {
+			t.Fatalf("got %v, want %v", err, revoke.ErrNotDurable)
+		}
+		add(t, l, again)
+		after := newList(t, revoke.Options{File: file})
+		if err := after.Load(file.each, false); err != nil || !revoked(t, after, alice) {
+			t.Errorf("after a restart: revoked %v, %v", revoked(t, after, alice), err)
+		}
+	})
+	t.Run("that came in between", func(t *testing.T) {
+		file := &watched{}
+		l := newList(t, revoke.Options{File: file})
+		r := add(t, l, again)
+		file.after = func() error { return l.Delete(t.Context(), r.Name, "ops") }
+		add(t, l, again)
+		after := newList(t, revoke.Options{File: file})
+		if err := after.Load(file.each, false); err != nil || !revoked(t, l, alice) || !revoked(t, after, alice) {
+			t.Errorf("revoked %v, after a restart %v, %v", revoked(t, l, alice), revoked(t, after, alice), err)
+		}
+	})
+}
+
+// Who revokes one token without end fills neither the list nor the way of those
+// who look it up.
+func TestRepeatingARevocationAddsFewRecords(t *testing.T) {
+	for name, row := range map[string]struct {
+		o    revoke.Options
+		most int
+	}{
+		"a file alone": {revoke.Options{File: &shelf{}}, 1},
+		"shared":       {revoke.Options{Shared: &shelf{}}, 4},
+	} {
+		l := newList(t, row.o)
+		for range 200 {
+			add(t, l, by(revoke.Subject, "alice", time.Time{}))
+		}
+		if n := l.Live(time.Now()); n != row.most {
+			t.Errorf("%s: %d records, want %d", name, n, row.most)
+		}
 	}
 }
 
