@@ -22,8 +22,8 @@ const (
 	// mostTogether bounds how many records one transaction writes.
 	mostTogether = 1024
 	appendTime   = 5 * time.Second
-	// clockMargin is how long a record stays past its end: the clock may be
-	// ahead, at the start of a machine say, and put right afterwards.
+	// clockMargin is how long a record stays past its end, and is read by Each: the
+	// clock may be ahead, at the start of a machine say, and put right afterwards.
 	clockMargin = 24 * time.Hour
 	// sweepEvery is after how many of them those that are over are taken out.
 	sweepEvery = 10_000
@@ -146,7 +146,7 @@ func written(b *bolt.Bucket, batch []*appended, now time.Time) error {
 	}
 	for name, stored := range last {
 		got := b.Get([]byte(name))
-		if _, _, expires, _ := decode(name, stored); got == nil && !now.Before(expires) {
+		if _, _, expires, _ := decode(name, stored); got == nil && droppable([]byte(name), expires, now) {
 			continue // swept
 		}
 		if !bytes.Equal(got, stored) {
@@ -210,7 +210,8 @@ func each(b *bolt.Bucket, prefix string, call func(name, stored []byte) error) e
 	return nil
 }
 
-// Each calls its argument for every record that is not over. An error means that
+// Each calls its argument for every record, also for what has been over for less
+// than clockMargin: its end is for the caller to look at. An error means that
 // some could not be read: ErrSealed where they are there, but not for us.
 func (r *Records) Each(call func(name [16]byte, value []byte, expires time.Time)) error {
 	sealed := 0
@@ -226,7 +227,7 @@ func (r *Records) Each(call func(name [16]byte, value []byte, expires time.Time)
 				if err != nil {
 					return damage{err: err}
 				}
-				if !now.Before(expires) {
+				if droppable(name, expires, now) {
 					return nil
 				}
 				own := [16]byte(name[len(recordPrefix):])

@@ -9,7 +9,9 @@ import (
 type Config struct {
 	// MaxDelay is how late a revocation may reach another replica.
 	MaxDelay time.Duration `koanf:"max_delay" default:"1s"`
-	// MaxEntries is how many revocations are kept; beyond it none is taken.
+	// MaxEntries is how many records are kept, deletions and what ended within
+	// clockMargin among them; beyond it nothing is revoked here. What other replicas
+	// or the file have is taken all the same, and so is a deletion.
 	MaxEntries int `koanf:"max_entries" default:"2000000"`
 	// RequireExisting keeps a replica that never held a list from adopting an
 	// empty store.

@@ -22,7 +22,7 @@ type index struct {
 
 	issuers, callers words
 	values           map[int32]string // of the rows that have one
-	kinds            [signingKey]int  // how many records of each kind
+	kinds            [signingKey]int  // how many records of each kind that are not marked over
 }
 
 const chunkSize = 4096
@@ -40,6 +40,7 @@ type row struct {
 	kind      Kind     // 0: unused
 	count     uint8    // identities
 	doomed    bool     // its deletion was begun
+	over      bool     // its end had passed when sweep last came by
 }
 
 // words gives the few texts that stand in many records a number.
@@ -71,8 +72,14 @@ func (x *index) row(n int32) *row { return &x.chunks[n/chunkSize][n%chunkSize] }
 // len is how many records there are, deletions among them.
 func (x *index) len() int { return len(x.byName) }
 
-// live is how many of them withdraw something.
-func (x *index) live() int { return x.len() - x.kinds[deletion] }
+// live is how many of them withdraw something, as far as sweep has come.
+func (x *index) live() int {
+	n := 0
+	for _, of := range x.kinds {
+		n += of
+	}
+	return n - x.kinds[deletion]
+}
 
 // firsts is where the identities of a kind's records are looked for.
 func (x *index) firsts(k Kind) map[ID]int32 {
@@ -141,7 +148,7 @@ func (x *index) remove(name Name) bool {
 	w := x.row(n)
 	delete(x.byName, name)
 	delete(x.values, n)
-	x.kinds[w.kind]--
+	x.mark(w, true)
 	if w.kind == deletion {
 		delete(x.deleted, w.ids[0])
 	} else {
@@ -152,6 +159,19 @@ func (x *index) remove(name Name) bool {
 	*w = row{next: [2]int32{x.free}}
 	x.free = n
 	return true
+}
+
+// mark notes whether a record is over, and counts accordingly.
+func (x *index) mark(w *row, over bool) {
+	if w.over == over {
+		return
+	}
+	w.over = over
+	if over {
+		x.kinds[w.kind]--
+	} else {
+		x.kinds[w.kind]++
+	}
 }
 
 // unlink takes row n out of the chain of id.
@@ -246,13 +266,21 @@ func (x *index) current(from, count int32, now int64) (live int, next int32) {
 	return live, end
 }
 
-// sweep takes out what is over among count rows from `from` on, and returns
-// where to go on; 0 when all was seen.
+// clockMargin is how long a record stays past its end: the clock may be ahead,
+// and put right afterwards.
+const clockMargin = time.Hour
+
+// sweep marks what is over among count rows from `from` on, takes out what has
+// been for clockMargin, and returns where to go on; 0 when all was seen.
 func (x *index) sweep(from, count int32, now int64) int32 {
 	end := min(from+count, x.rows)
 	for n := max(from, 1); n < end; n++ {
-		if w := x.row(n); w.kind != 0 && w.expires <= now {
+		switch w := x.row(n); {
+		case w.kind == 0:
+		case w.expires <= now-int64(clockMargin/time.Second):
 			x.remove(w.name)
+		default:
+			x.mark(w, w.expires <= now)
 		}
 	}
 	if end == x.rows {

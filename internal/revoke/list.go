@@ -12,6 +12,13 @@
 // there is written back. Merging is therefore the same in any order and any
 // number of times. Cost: a deletion has to be kept as long as what it deletes.
 //
+// A record stays for an hour past its end, and looks at its end wherever it is
+// asked. Context: a clock that jumped ahead, or is ahead when the process starts,
+// and is put right would make good again what was dropped meanwhile. Choice: only
+// what has been over for so long is dropped, or not taken. Cost: what is over
+// counts towards max_entries for that hour; a clock that is further ahead loses
+// revocations.
+//
 // What is added holds here at once, whatever the store says. Context: a write
 // whose answer was lost may have reached the others. Choice: Add tells whether
 // the record is durable, and where it isn't, the right is withdrawn in this
@@ -111,7 +118,8 @@ type List struct {
 
 	mu    sync.RWMutex
 	index *index
-	live  atomic.Int64 // what index has, so that a look-up passes without the lock
+	kept  atomic.Int64 // what index has, so that a look-up passes without the lock
+	live  atomic.Int64 // what of it withdraws something
 
 	// Reliance, by the monotonic clock since start.
 	start time.Time
@@ -184,7 +192,7 @@ func (l *List) Held() bool { return l.held.Load() }
 // others. The error is ErrUnavailable; it is returned only for what is not known
 // to be revoked.
 func (l *List) Revoked(now time.Time, iat int64, own, shared []byte) (bool, error) {
-	if l.live.Load() > 0 && l.withdrawn(now.Unix(), iat, own, shared) {
+	if l.kept.Load() > 0 && l.withdrawn(now.Unix(), iat, own, shared) {
 		return true, nil
 	}
 	if !l.reliable() {
@@ -321,8 +329,14 @@ func (l *List) take(r Revocation) bool {
 	if l.shared != nil { // else the file has it already, or will be asked first
 		l.wait(r.Name)
 	}
-	l.live.Store(int64(l.index.live()))
+	l.count()
 	return true
+}
+
+// count is called under the lock.
+func (l *List) count() {
+	l.kept.Store(int64(l.index.len()))
+	l.live.Store(int64(l.index.live()))
 }
 
 // wait has Run write a record to the file; it is called under the lock.
@@ -370,28 +384,32 @@ func (l *List) Delete(ctx context.Context, name Name, by string) error {
 	return nil
 }
 
-// doom returns the revocation of a name and, where it is about to be deleted,
+// doom returns the live revocation of a name and, where it is about to be deleted,
 // notes that: whatever the store says, the deletion may be written.
 func (l *List) doom(name Name, deleted bool) (target Revocation, there bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n, there := l.index.byName[name]
-	if !there || l.index.row(n).kind == deletion {
+	if !there {
+		return target, false
+	}
+	target = l.index.read(n)
+	if target.Kind == deletion || !l.now().Before(target.Expires) {
 		return target, false
 	}
 	l.index.row(n).doomed = deleted
-	return l.index.read(n), true
+	return target, true
 }
 
-// Merge takes a record that a store has. What is here, over or deleted changes
-// nothing. The error is ErrForeign for what a later release may have written,
+// Merge takes a record that a store has. What is here, deleted, or over for as
+// long as clockMargin changes nothing. The error is ErrForeign for what a later release may have written,
 // any other for what nobody has.
 func (l *List) Merge(name Name, value []byte, expires time.Time) error {
 	r, err := decode(name, value, expires)
 	if err != nil {
 		return err
 	}
-	if r.Kind == currentAt || !l.now().Before(expires) {
+	if r.Kind == currentAt || !l.now().Before(expires.Add(clockMargin)) {
 		return nil
 	}
 	if err := r.check(); err != nil {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -183,11 +184,13 @@ func TestREV07NotBeforeSparesWhatCameAfter(t *testing.T) {
 
 func TestARevocationEndsAndIsSwept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newList(t, revoke.Options{File: &shelf{}})
+		c := config()
+		c.MaxEntries = 1
+		l := newList(t, revoke.Options{File: &shelf{}, Config: c})
 		alice := token{text: "h.p", sub: "alice"}
 		r := by(revoke.Subject, "alice", time.Time{})
 		r.Expires = time.Now().Add(10 * time.Second)
-		add(t, l, r)
+		r = add(t, l, r)
 		ctx, stop := context.WithCancel(t.Context())
 		var run sync.WaitGroup
 		run.Go(func() { l.Run(ctx) })
@@ -203,8 +206,62 @@ func TestARevocationEndsAndIsSwept(t *testing.T) {
 		if n := l.State().Entries; n != 0 {
 			t.Errorf("%d records are left", n)
 		}
+		if err := l.Delete(ctx, r.Name, "ops"); !errors.Is(err, revoke.ErrNotFound) {
+			t.Errorf("deleting what is over: got %v, want %v", err, revoke.ErrNotFound)
+		}
+		bob := by(revoke.Subject, "bob", time.Time{})
+		if _, err := l.Add(ctx, bob); !errors.Is(err, revoke.ErrFull) {
+			t.Errorf("within the hour: got %v, want %v", err, revoke.ErrFull)
+		}
+		time.Sleep(time.Hour)
+		bob.Expires = time.Now().Add(time.Hour)
+		add(t, l, bob)
 		stop()
 		run.Wait()
+	})
+}
+
+// A clock that is an hour ahead, at the start of a machine say, and put right
+// afterwards.
+func TestREV06AClockThatWasAheadLosesNoRevocation(t *testing.T) {
+	alice := token{text: "h.p", sub: "alice"}
+	r := func() revoke.Revocation {
+		r := by(revoke.Subject, "alice", time.Time{})
+		r.Expires = time.Now().Add(30 * time.Minute)
+		return r
+	}
+	t.Run("while it runs", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			var ahead atomic.Int64
+			l := newList(t, revoke.Options{File: &shelf{}, Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }})
+			add(t, l, r())
+			ctx, stop := context.WithCancel(t.Context())
+			var run sync.WaitGroup
+			run.Go(func() { l.Run(ctx) })
+			for _, want := range []int{0, 1} {
+				ahead.Store(int64(time.Hour) - ahead.Load())
+				if want == 1 && !revoked(t, l, alice) {
+					t.Error("a revoked token is good at once")
+				}
+				time.Sleep(3 * time.Second)
+				if n := l.State().Entries; n != want {
+					t.Errorf("clock ahead by %s: %d live, want %d", time.Duration(ahead.Load()), n, want)
+				}
+			}
+			if !revoked(t, l, alice) {
+				t.Error("a revoked token is good again")
+			}
+			stop()
+			run.Wait()
+		})
+	})
+	t.Run("at its start", func(t *testing.T) {
+		file := &shelf{}
+		add(t, newList(t, revoke.Options{File: file}), r())
+		after := newList(t, revoke.Options{File: file, Now: func() time.Time { return time.Now().Add(time.Hour) }})
+		if err := after.Load(file.each, false); err != nil || !revoked(t, after, alice) {
+			t.Errorf("when the clock is right: revoked %v, %v", revoked(t, after, alice), err)
+		}
 	})
 }
 

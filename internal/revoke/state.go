@@ -162,7 +162,7 @@ func (l *List) sweep(from int32) int32 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	next := l.index.sweep(from, sweepRows, l.now().Unix())
-	l.live.Store(int64(l.index.live()))
+	l.count()
 	return next
 }
 
