@@ -175,8 +175,8 @@ func (in *Introspector) Candidate(ctx context.Context, token string) (Candidate,
 // ErrNotRevocable says that revoking a token would mean nothing.
 var ErrNotRevocable = errors.New("the token is not one that can be revoked")
 
-// afterlife is how long a revocation outlives what it withdraws: the largest
-// leeway there is, since the present one may change (contract REV-06).
+// afterlife is how long a revocation outlives the exp of what it withdraws: the
+// largest leeway there is, since the present one may change (contract REV-06).
 const afterlife = 300 * time.Second
 
 // Revoke withdraws a token, asked by the caller of that id. Errors are those of
@@ -223,7 +223,9 @@ type Withdrawal struct {
 	// NotBefore spares tokens issued at or after it. The zero time means now,
 	// but for a KeyID, of which nothing is spared then. A JTI has none.
 	NotBefore time.Time
-	// Expires ends a JTI's; the zero time means as late as its tokens can live.
+	// Expires ends a JTI's; the zero time means as late as a token can live whose
+	// iat is good by now. One whose iat lies further ahead is not known here, and
+	// needs an end that covers it, or to be revoked itself.
 	Expires time.Time
 	// By is the caller that asked.
 	By string
@@ -243,7 +245,7 @@ func (in *Introspector) Withdraw(ctx context.Context, w Withdrawal) ([]revoke.Re
 	case revoke.JTI:
 		r.Expires = w.Expires
 		if r.Expires.IsZero() {
-			r.Expires = i.lastOf(now)
+			r.Expires = i.lastOf(now.Add(afterlife)) // by the leeway, iat may be ahead
 		}
 	case revoke.Subject, revoke.Session, revoke.Client, revoke.Issuer:
 		r.NotBefore = w.NotBefore

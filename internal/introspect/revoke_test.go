@@ -127,7 +127,7 @@ func TestHowLongAWithdrawalLives(t *testing.T) {
 		notBefore   time.Time
 		expires     time.Time
 	}{
-		{"jti", introspect.Withdrawal{Kind: revoke.JTI, Value: "j", NotBefore: early}, 2 * time.Hour, time.Time{}, start.Add(2*time.Hour + 300*time.Second)},
+		{"jti", introspect.Withdrawal{Kind: revoke.JTI, Value: "j", NotBefore: early}, 2 * time.Hour, time.Time{}, start.Add(2*time.Hour + 600*time.Second)},
 		{"jti with an end", introspect.Withdrawal{Kind: revoke.JTI, Value: "j", Expires: start.Add(time.Minute)}, 2 * time.Hour, time.Time{}, start.Add(time.Minute)},
 		{"jti without max_lifetime", introspect.Withdrawal{Kind: revoke.JTI, Value: "j"}, 0, time.Time{}, revoke.Forever},
 		{"sub", introspect.Withdrawal{Kind: revoke.Subject, Value: "a"}, 2 * time.Hour, start, start.Add(2*time.Hour + 300*time.Second)},
@@ -148,6 +148,22 @@ func TestHowLongAWithdrawalLives(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The leeway lets an iat be ahead, and grants as much on exp.
+func TestREV07AWithdrawnJTIOutlivesItsLastToken(t *testing.T) {
+	f := newFixture(t)
+	f.withdrawing(revoke.Options{})
+	in := f.introspector(func(c *introspect.IssuerConfig) { c.MaxLifetime, c.Leeway = time.Hour, 300*time.Second })
+	last := start.Unix() + 300
+	key := f.idp.Key("ES256")
+	token := key.Sign(fmt.Sprintf(`{"alg":"ES256","kid":%q}`, key.Kid), fmt.Sprintf(`{"iss":%q,"iat":%d,"exp":%d,"jti":"j"}`, iss, last, last+3600))
+	f.want(in, token, verify.NoReason)
+	f.withdraw(in, introspect.Withdrawal{Kind: revoke.JTI, Value: "j"})
+	f.now.Add(3600 + 599)
+	f.want(in, token, verify.Revoked)
+	f.now.Add(1)
+	f.want(in, token, verify.Expired)
 }
 
 func TestAWithdrawnKeySignsNothingUnderAnyName(t *testing.T) {
