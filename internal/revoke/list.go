@@ -126,8 +126,9 @@ type List struct {
 	held  atomic.Bool  // a complete list was read once, here or before a restart
 	asOf  atomic.Int64 // ns: all that the store had then is here
 
-	unsaved chan struct{} // wakes Run: there is something for File
-	pending map[Name]bool // under mu: not yet in File
+	unsaved chan struct{}   // wakes Run: there is something for File
+	pending map[Name]uint64 // under mu: not yet in File, and when that was noted
+	notes   uint64          // under mu: how often something was
 	metrics metrics
 }
 
@@ -136,7 +137,7 @@ type List struct {
 func New(o Options) (*List, error) {
 	l := &List{
 		shared: o.Shared, file: o.File, dropped: o.Dropped, log: o.Log, now: o.Now,
-		index: newIndex(), start: time.Now(), unsaved: make(chan struct{}, 1), pending: map[Name]bool{},
+		index: newIndex(), start: time.Now(), unsaved: make(chan struct{}, 1), pending: map[Name]uint64{},
 	}
 	if l.now == nil {
 		l.now = time.Now
@@ -344,7 +345,8 @@ func (l *List) wait(name Name) {
 	if l.file == nil {
 		return
 	}
-	l.pending[name] = true
+	l.notes++
+	l.pending[name] = l.notes
 	select {
 	case l.unsaved <- struct{}{}:
 	default:

@@ -608,6 +608,32 @@ func TestAFileThatLacksRecordsIsNotSaidToBeComplete(t *testing.T) {
 	})
 }
 
+// The file is set aside just when a record has been written to it.
+func TestWhatWasWrittenToAFileThatIsSetAsideIsWrittenAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file := &watched{}
+		l := newList(t, revoke.Options{Shared: &shelf{}, File: file})
+		file.after = func() error {
+			file.mu.Lock()
+			clear(file.records)
+			file.mu.Unlock()
+			l.Resave()
+			return nil
+		}
+		add(t, l, by(revoke.Subject, "alice", time.Time{}))
+		ctx, stop := context.WithCancel(t.Context())
+		var run sync.WaitGroup
+		run.Go(func() { l.Run(ctx) })
+		time.Sleep(3 * time.Second)
+		stop()
+		run.Wait()
+		after := newList(t, revoke.Options{Shared: &shelf{}, File: file})
+		if err := after.Load(file.each, false); err != nil || after.State().Entries != 1 {
+			t.Errorf("after a restart: %+v, %v, want one", after.State(), err)
+		}
+	})
+}
+
 func TestADamagedFileMakesAnIncompleteList(t *testing.T) {
 	l := newList(t, revoke.Options{File: &shelf{}})
 	if l.State().Denies {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -190,12 +191,9 @@ func (l *List) noteAge(ctx context.Context) bool {
 // save writes to the file what it lacks; false when something is left.
 func (l *List) save(ctx context.Context) bool {
 	l.mu.RLock()
-	names := make([]Name, 0, len(l.pending))
-	for name := range l.pending {
-		names = append(names, name)
-	}
+	lacking := maps.Clone(l.pending)
 	l.mu.RUnlock()
-	for _, name := range names {
+	for name, note := range lacking {
 		l.mu.RLock()
 		n, there := l.index.byName[name]
 		var r Revocation
@@ -212,7 +210,9 @@ func (l *List) save(ctx context.Context) bool {
 			l.metrics.file.Add(ctx, 1, done)
 		}
 		l.mu.Lock()
-		delete(l.pending, name)
+		if l.pending[name] == note { // else it may be in a file that was set aside meanwhile
+			delete(l.pending, name)
+		}
 		l.mu.Unlock()
 	}
 	return true
