@@ -39,6 +39,13 @@
 // Open reads all there is, and a file that fails it gets another name and an
 // empty one its place. Cost: values beside the damaged one are lost; the start
 // reads the whole file.
+//
+// A file has to keep its name while it is open. Context: one that is removed or
+// replaced takes every write and loses it with the process. Choice: after each
+// write the name is looked at; where another file has it, or none, the write has
+// failed, and what is there now, or an empty file, is used. Cost: who removes the
+// file while nothing is written is not told, and a kill before whoever holds the
+// values has written them again loses the rest.
 package filestore
 
 import (
@@ -95,7 +102,7 @@ type Store struct {
 	db     *bolt.DB
 	file   *os.File
 	failed error // set when there is no file to use
-	// replaced counts the files that took the place of a damaged one.
+	// replaced counts the files that took the place of another.
 	replaced int
 }
 
@@ -118,7 +125,8 @@ func Open(path string, o Options) (*Store, error) {
 	return s, nil
 }
 
-// replace sets a damaged file aside and goes on with an empty one.
+// replace sets a damaged file aside, if it still has its name, and goes on with
+// what is there then or an empty one.
 func (s *Store) replace(d damage) {
 	if err := setAside(s.path, d, s.log); err != nil {
 		s.failed = fmt.Errorf("setting the damaged state file %s aside: %w", s.path, err)
@@ -128,8 +136,8 @@ func (s *Store) replace(d damage) {
 	s.replaced++
 }
 
-// Replaced is how often an empty file took the place of a damaged one: whoever
-// holds what was in it may write it again.
+// Replaced is how often another file took the place of one that was damaged or
+// had lost its name: whoever holds what was in it may write it again.
 func (s *Store) Replaced() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -233,12 +241,15 @@ func (s *Store) Put(name string, value []byte, expires time.Time) error {
 		if err := db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucket).Put([]byte(name), stored) }); err != nil {
 			return err
 		}
-		return db.View(func(tx *bolt.Tx) error {
+		if err := db.View(func(tx *bolt.Tx) error {
 			if !bytes.Equal(tx.Bucket(bucket).Get([]byte(name)), stored) {
 				return damage{err: errors.New("what was written is not there")}
 			}
 			return nil
-		})
+		}); err != nil {
+			return err
+		}
+		return s.named()
 	})
 	if err != nil {
 		return fmt.Errorf("writing %q to %s: %w", name, s.path, err)
@@ -276,6 +287,24 @@ func (s *Store) do(work func(*bolt.DB) error) error {
 		s.replace(damage{info, err})
 	}
 	return err
+}
+
+// named says whether the open file is the one that a restart will find. The
+// error is a damage where it isn't.
+func (s *Store) named() error {
+	ours, err := s.file.Stat()
+	if err != nil {
+		return err
+	}
+	there, err := os.Lstat(s.path)
+	switch {
+	case err == nil && os.SameFile(ours, there):
+		return nil
+	case err != nil && !errors.Is(err, os.ErrNotExist):
+		return err
+	}
+	s.log.Error("the state file was removed or replaced while it was in use: what was in it is lost, but for what is written again", "state", s.path)
+	return damage{err: errors.New("it was removed or replaced while it was in use")}
 }
 
 // guard runs f, and makes a damage of a panic, which is what bbolt does about

@@ -202,10 +202,13 @@ func lengths(tx *bolt.Tx) error {
 	return nil
 }
 
-// setAside gives the damaged file another name, unless another process has
-// done so already.
+// setAside gives the damaged file another name, unless it has lost its own or
+// another process has done so already.
 func setAside(path string, d damage, log *slog.Logger) error {
 	there, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
 	if err != nil || !os.SameFile(there, d.file) {
 		return err
 	}

@@ -103,7 +103,10 @@ func (r *Records) write(batch []*appended) error {
 		if err := db.Update(func(tx *bolt.Tx) error { return put(tx.Bucket(bucket), batch, sweep, now) }); err != nil {
 			return err
 		}
-		return db.View(func(tx *bolt.Tx) error { return written(tx.Bucket(bucket), batch, now) })
+		if err := db.View(func(tx *bolt.Tx) error { return written(tx.Bucket(bucket), batch, now) }); err != nil {
+			return err
+		}
+		return r.store.named()
 	})
 	if err != nil {
 		return fmt.Errorf("writing records to %s: %w", r.store.path, err)

@@ -421,6 +421,58 @@ func TestDamageThatComesLaterIsSeen(t *testing.T) {
 	want(t, s, "a", "again")
 }
 
+// What is written to a file without its name is on the disk, and no restart finds
+// it.
+func TestNothingIsWrittenToAFileThatLostItsName(t *testing.T) {
+	for name, take := range map[string]func(t *testing.T, path string){
+		"removed": func(t *testing.T, path string) { must(t, os.Remove(path)) },
+		"moved":   func(t *testing.T, path string) { must(t, os.Rename(path, path+".old")) },
+		"replaced": func(t *testing.T, path string) {
+			other := open(t, path+".other", t.Output())
+			appendRecord(t, other, 7, "the other's", inAnHour())
+			closed(t, other)
+			must(t, os.Rename(path+".other", path))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "state")
+			var log bytes.Buffer
+			s := open(t, path, &log)
+			appendRecord(t, s, 1, "one", inAnHour())
+			take(t, path)
+			if err := s.Records().Append(t.Context(), nameOf(2), []byte("two"), inAnHour()); err == nil || !strings.Contains(err.Error(), path) {
+				t.Errorf("Append: got %v, want an error that names the file", err)
+			}
+			if s.Replaced() != 1 || !strings.Contains(log.String(), "level=ERROR") || len(s.SetAside()) != 0 {
+				t.Errorf("replaced %d, set aside %q, log %q", s.Replaced(), s.SetAside(), log.String())
+			}
+			take(t, path)
+			if err := s.Put("a", []byte("value"), inAnHour()); err == nil || s.Replaced() != 2 {
+				t.Errorf("Put: got %v, replaced %d, want an error", err, s.Replaced())
+			}
+			put(t, s, "a", "value", inAnHour())
+			appendRecord(t, s, 2, "two", inAnHour())
+			closed(t, s)
+			s = open(t, path, &log)
+			want(t, s, "a", "value")
+			if got, err := recordsOf(t, s); err != nil || got[2] != "two" || got[1] != "" || (got[7] != "") != (name == "replaced") {
+				t.Errorf("after a restart: %v, %v", got, err)
+			}
+		})
+	}
+	t.Run("with its directory", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "dir", "state")
+		must(t, os.Mkdir(filepath.Dir(path), 0o700))
+		s := open(t, path, t.Output())
+		must(t, os.RemoveAll(filepath.Dir(path)))
+		for range 2 {
+			if err := s.Records().Append(t.Context(), nameOf(1), []byte("one"), inAnHour()); err == nil {
+				t.Error("Append: got no error, want one")
+			}
+		}
+	})
+}
+
 func TestAppendWaitsNoLongerThanItsCaller(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "state"), t.Output())
 	ctx, stop := context.WithCancel(t.Context())
