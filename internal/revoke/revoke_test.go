@@ -572,6 +572,30 @@ func TestAListFromAFileIsAsOldAsItSays(t *testing.T) {
 	})
 }
 
+// The clock was set back since: how old the list is can't be told.
+func TestAListFromTheFutureIsNotReliedOn(t *testing.T) {
+	for ahead, want := range map[time.Duration]bool{30 * time.Second: true, 2 * time.Minute: false} {
+		file := &shelf{}
+		before := newList(t, revoke.Options{Shared: &shelf{}, File: file, Now: func() time.Time { return time.Now().Add(ahead) }})
+		add(t, before, by(revoke.Subject, "alice", time.Time{}))
+		before.Current(time.Now())
+		ctx, stop := context.WithCancel(t.Context())
+		stop()
+		before.Run(ctx)
+
+		after := newList(t, revoke.Options{Shared: &shelf{}, File: file})
+		if err := after.Load(file.each, false); err != nil {
+			t.Fatal(err)
+		}
+		if s := after.State(); after.Held() != want || s.Denies == want {
+			t.Errorf("by a clock that was ahead by %s: held %v, %+v, want held %v", ahead, after.Held(), s, want)
+		}
+		if !revoked(t, after, token{text: "h.p", sub: "alice"}) {
+			t.Error("what is known to be revoked is good")
+		}
+	}
+}
+
 // full is a disk with no room for records, though for what is there already.
 type full struct{ shelf }
 

@@ -85,10 +85,15 @@ var (
 // asOfName is where a file keeps when its list was last complete.
 var asOfName = Name{}
 
+// asOfAhead is by how much that may lie ahead, where the clock was put right by
+// a little. Of a list that seems to come from later it can't be told how old it
+// is: the clock was set back, and it may be weeks.
+const asOfAhead = time.Minute
+
 // Load takes in what a file kept: each calls its argument for every record. An
 // error of each means that some may be missing. Beside a shared store the list
-// counts as once complete, and as old as it says itself; alone it is complete
-// unless damaged says that records may have been lost.
+// counts as once complete, and as old as it says itself, unless that lies ahead;
+// alone it is complete unless damaged says that records may have been lost.
 func (l *List) Load(each func(func(name Name, value []byte, expires time.Time)) error, damaged bool) error {
 	var asOf time.Time
 	var faults []error
@@ -113,11 +118,16 @@ func (l *List) Load(each func(func(name Name, value []byte, expires time.Time)) 
 	if err != nil || damaged {
 		return err
 	}
-	if l.shared != nil && !asOf.IsZero() {
-		age := max(0, l.now().Sub(asOf))
-		l.asOf.Store(int64(time.Now().Add(-age).Sub(l.start)))
-		l.held.Store(true)
+	if l.shared == nil || asOf.IsZero() {
+		return nil
 	}
+	age := l.now().Sub(asOf)
+	if age < -asOfAhead {
+		l.log.Warn("the list of revocations in the state file is of a time to come: how old it is can't be told, and it is not relied on", "as_of", asOf)
+		return nil
+	}
+	l.asOf.Store(int64(time.Now().Add(-max(0, age)).Sub(l.start)))
+	l.held.Store(true)
 	return nil
 }
 
