@@ -361,8 +361,10 @@ func (l *List) await(name Name) {
 }
 
 // Delete takes the revocation back, everywhere, once that is durable. An error
-// is ErrNotFound or ErrNoStore, or wraps ErrNotDurable: nothing has happened
-// then.
+// is ErrNotFound or ErrNoStore, and then nothing has happened, or wraps
+// ErrNotDurable: it holds on here, but where the store took the deletion after
+// all, it ends once that comes from there, at the latest at a restart. To delete
+// it again is safe.
 func (l *List) Delete(ctx context.Context, name Name, by string) error {
 	store := l.durable()
 	target, there := l.doom(name, store != nil)
