@@ -97,9 +97,10 @@ func (l *language) bound(i interpreter.InterpretableV2) (interpreter.Interpretab
 	if searches(call.Function()) {
 		return b.search(l)
 	}
-	if _, list := b.args[len(b.args)-1].(interpreter.InterpretableConst); list && call.Function() == operators.In {
+	if call.Function() == operators.In && ofScalars(b.args[1]) {
 		return i, nil // as long as the rule is, and CEL makes a set of it
 	}
+	b.compares = compares(call.Function())
 	if b.run = l.binding(call); b.run == nil {
 		return i, nil // evaluates to "no such overload"
 	}
@@ -107,6 +108,33 @@ func (l *language) bound(i interpreter.InterpretableV2) (interpreter.Interpretab
 		b.call = unpriced{call} // theirs is nothing where one text is empty, which copies the other all the same
 	}
 	return b, nil
+}
+
+// compares says whether a function holds the values in its arguments against
+// each other.
+func compares(function string) bool {
+	switch function {
+	case operators.Equals, operators.NotEquals, operators.In, "distinct", "hasOnly", "hasAny", "hasAll", "hasExactly":
+		return true
+	}
+	return false
+}
+
+// ofScalars says whether i is a list or map that stands in the rule and has no
+// other within: none that could be equal to what holds an error.
+func ofScalars(i interpreter.InterpretableV2) bool {
+	constant, ok := i.(interpreter.InterpretableConst)
+	if !ok {
+		return false
+	}
+	if list, ok := constant.Value().(traits.Lister); ok {
+		for it := list.Iterator(); it.HasNext() == types.True; {
+			if !types.IsPrimitiveType(it.Next()) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // search is for calls that take a regular expression, which is written in the
@@ -185,6 +213,8 @@ type bounded struct {
 	program int // the size of a regular expression's, in instructions
 	// compiles says that each call compiles it anew.
 	compiles bool
+	// compares says that it fails where an argument has an error within.
+	compares bool
 }
 
 // unpriced is a call that has no price of CEL's.
@@ -193,17 +223,16 @@ type unpriced struct{ interpreter.InterpretableCall }
 // OverloadID is that of no overload.
 func (unpriced) OverloadID() string { return "" }
 
-// compilation is the charge for compiling a regular expression, some 150 ns an
-// instruction.
-type compilation struct{}
+// surcharge is what a call costs beside its price, in units.
+type surcharge struct{}
 
-const compiling = "@compile"
+const surcharged = "@surcharge"
 
 // Function is what charges know it by.
-func (compilation) Function() string { return compiling }
+func (surcharge) Function() string { return surcharged }
 
 // OverloadID is that of no overload.
-func (compilation) OverloadID() string { return "" }
+func (surcharge) OverloadID() string { return "" }
 
 // ID is that of the call.
 func (b *bounded) ID() int64 { return b.call.ID() }
@@ -219,16 +248,48 @@ func (b *bounded) Exec(frame *interpreter.ExecutionFrame) ref.Val {
 		}
 	}
 	if b.work(args, b.program) > evaluationCost {
-		panic(interpreter.EvalCancelledError{Cause: interpreter.CostLimitExceeded, Message: errCost.Error()})
+		tooDear()
 	}
-	result := b.run(args...)
+	result, seen := b.refused(args)
+	if result == nil {
+		result = b.run(args...)
+	}
+	extra := seen / 4
+	if b.compiles {
+		extra += 4 * b.program // some 150 ns an instruction
+	}
 	if costs := frame.CostTracker(); costs != nil {
 		costs.EvalVarArgs(frame, b.ID(), b.call, args, result)
-		if b.compiles {
-			costs.EvalUnary(frame, b.ID(), compilation{}, types.Int(b.program), result)
+		if extra > 0 {
+			costs.EvalUnary(frame, b.ID(), surcharge{}, types.Int(extra), result)
 		}
 	}
 	return result
+}
+
+func tooDear() {
+	panic(interpreter.EvalCancelledError{Cause: interpreter.CostLimitExceeded, Message: errCost.Error()})
+}
+
+// refused is the error of a comparison that can't be relied on, nil for none,
+// and how many values were looked at.
+func (b *bounded) refused(args []ref.Val) (found ref.Val, seen int) {
+	if !b.compares {
+		return nil, 0
+	}
+	for n, a := range args {
+		if _, keys := a.(traits.Mapper); keys && n == 1 && b.call.Function() == operators.In {
+			break // its values are not compared
+		}
+		inner, more := unheld(a, evaluationCost-seen)
+		if seen += more; inner != nil {
+			return inner, seen
+		}
+		if seen > evaluationCost {
+			tooDear()
+		}
+	}
+	return nil, seen
 }
 
 // Eval is Exec for those who have no frame.
@@ -263,9 +324,9 @@ func (charges) CallCost(function, _ string, args []ref.Val, result ref.Val) *uin
 	if _, list := result.(traits.Lister); list && function == operators.Add {
 		return nil // 1
 	}
-	if function == compiling {
+	if function == surcharged {
 		n, _ := args[0].(types.Int)
-		cost = 4 * int(n)
+		cost = int(n)
 	} else if work := bounds(function); work != nil {
 		program := 0
 		if searches(function) {

@@ -134,6 +134,42 @@ func TestFailingRules(t *testing.T) {
 	}
 }
 
+// TestNumbersThatCELCantHold holds that no comparison tells of what it can't
+// read: neither that it is equal nor that it is not, which a ! would turn.
+func TestNumbersThatCELCantHold(t *testing.T) {
+	const within = `{"roles":["admin",1e400],"one":[1e400],"big":[123456789012345678901234567890],"realm":{"role":1e400},"deep":{"list":[{"role":1e400}]},"n":1e400,"x":"1"}`
+	for _, expression := range []string{
+		`claims.one == ["admin"]`, `["admin"] == claims.one`, `claims.big == ["admin"]`, `claims.one == claims.big`,
+		`claims.realm == {"role": "admin"}`, `{"role": "admin"} == claims.realm`, `claims.deep == {"list": [{"role": "admin"}]}`,
+		`[claims.one] == [["admin"]]`, `{"a": claims.one} == {"a": ["admin"]}`, `claims.one + ["b"] == ["admin", "b"]`,
+		`claims == {"n": "admin"}`, `{"n": "admin"} == claims`, `claims.?one == optional.of(["admin"])`,
+		`claims.one != ["blocked"]`, `!(claims.one == ["blocked"])`, `claims.deep != {"list": [{"role": "blocked"}]}`,
+		`["admin"] in [claims.one]`, `claims.one in [["admin"], ["ops"]]`, `claims.one in [["admin"], [claims.x]]`, `!(["blocked"] in [claims.one])`,
+		`"admin" in claims.one`, `!("blocked" in claims.roles)`, `claims.one[0] in ["admin"]`, `!(claims.one[0] in ["blocked"])`,
+		`claims.one.hasAny(["admin"])`, `!claims.one.hasAny(["blocked"])`, `claims.one.hasOnly(["admin"])`, `claims.one.hasAll(["admin"])`, `claims.one.hasExactly(["admin"])`, `[claims.one].hasAny([["admin"]])`,
+		`[claims.one, ["admin"]].distinct().size() == 1`,
+		`claims.one[0] == "admin"`, `claims.one[0] != "blocked"`, `claims.one[0] > 1`, `claims.one[0] + 1 > 1`, `claims.one.exists(r, r == "admin")`, `claims.one.all(r, r != "blocked")`,
+		`{"1": false}[?claims.one[0]].orValue(true)`, `claims.realm.role != "blocked"`, `claims.n != 1`, `claims.map(k, claims[k]).size() > 0`,
+	} {
+		c := withRules(require(expression))
+		if all := faults(c); all != nil {
+			t.Errorf("%s: got faults %q", expression, all)
+		}
+		_, problem := transform.New(c).Apply(decode(t, within))
+		if problem == nil || problem.Note != "rules[0]: the expression failed" {
+			t.Errorf("TRN-04 %s: got %+v, want a rule that failed, of %s", expression, problem, within)
+		}
+	}
+	for _, expression := range []string{
+		`claims.one.size() == 1`, `"role" in claims.realm`, `"n" in claims && !("m" in claims)`, `claims.x == "1"`, `claims.x in ["1"]`,
+		`claims.roles.exists(r, r == "admin")`, // as CEL's || is
+	} {
+		if _, problem := transform.New(withRules(require(expression))).Apply(decode(t, within)); problem != nil {
+			t.Errorf("%s: got %+v, want it to hold, of %s", expression, problem, within)
+		}
+	}
+}
+
 func TestRulesLeaveTheVerifiedClaimsAlone(t *testing.T) {
 	signed := decode(t, `{"a":[1],"b":2,"c":3}`)
 	before := shown(signed)
@@ -257,6 +293,7 @@ func TestHostileClaims(t *testing.T) {
 		`claims.s.split("").distinct()`, `lists.range(1000000)`, `lists.range(10000).map(x, claims.s + "a").sort()`,
 		`claims.d.map(x, claims.d.filter(y, y == x))`, `claims.l.map(x, {string(x): claims.s})`,
 		`claims.d.map(x, regex.replace(x, "^([0-9]+)$", r"\1"))`,
+		`[[claims.l.map(x, x)]].map(a, claims.l.map(y, y in a))`, `[[claims.d]` + strings.Repeat(`.map(x, dyn([x, x, x, x]))`, 12) + `].map(a, 1 in a)`,
 		`claims.s.replace("a", claims.s) == "x" || true`, // no || makes it good
 	} {
 		c := withRules(set("x", expression))

@@ -21,10 +21,12 @@
 // where there is no b; its claim then stays as it was, like the target of a map
 // whose source is absent.
 //
-// Values that a rule only hands on keep their JSON text. Integers are 64 bits
-// wide; larger ones, which no CEL number holds, can be handed on as part of an
-// object or array, and fail a rule that looks at them. Other numbers are
-// doubles, and are written as such: 1.0 stays 1.0.
+// Objects and arrays that a rule only hands on keep their JSON text; strings and
+// numbers are written anew. Integers are 64 bits wide and other numbers doubles,
+// written as such: 1.0 stays 1.0. A number beyond both can be handed on as part
+// of an object or array, and fails a rule that asks for it, or compares a value
+// that it is in: such a comparison is never false either, so that no ! in front
+// of it makes a refusal a pass.
 //
 // Everything is deterministic: an object's members are walked in the order of
 // the token, those of a map that a rule makes in the order of their names.

@@ -143,6 +143,7 @@ type object struct {
 	members map[ref.Val]ref.Val
 	keys    []ref.Val
 	text    jsontext.Value // what it was decoded from; nil for others
+	unheld  ref.Val        // as unheld would find it, where text is not nil
 }
 
 func newObject(n int) *object {
@@ -189,11 +190,48 @@ func keysOf(m traits.Mapper) (keys []ref.Val) {
 // array is a list with the JSON that it was decoded from.
 type array struct {
 	traits.Lister
-	text jsontext.Value
+	text   jsontext.Value
+	unheld ref.Val // as unheld would find it
+}
+
+// unheld returns an error value that is in v at any depth, nil where there is
+// none, and how many values were looked at; beyond most it looks no further. CEL
+// takes for equal what is not unequal, so that an error within a list or map is
+// equal to everything there: [1e400] == ["admin"] would hold.
+func unheld(v ref.Val, most int) (found ref.Val, seen int) {
+	switch t := v.(type) {
+	case *types.Err:
+		return t, 1
+	case *array:
+		return t.unheld, 1
+	case *variable:
+		return unheld(t.whole(), most)
+	case *types.Optional:
+		if t.HasValue() {
+			return unheld(t.GetValue(), most)
+		}
+	case traits.Mapper:
+		if o, ok := t.(*object); ok && o.text != nil {
+			return o.unheld, 1
+		}
+		return unheldAmong(t.Iterator(), func(key ref.Val) ref.Val { value, _ := t.Find(key); return value }, most)
+	case traits.Lister:
+		return unheldAmong(t.Iterator(), func(element ref.Val) ref.Val { return element }, most)
+	}
+	return nil, 1
+}
+
+func unheldAmong(all traits.Iterator, value func(ref.Val) ref.Val, most int) (found ref.Val, seen int) {
+	for seen = 1; found == nil && seen <= most && all.HasNext() == types.True; {
+		inner, more := unheld(value(all.Next()), most-seen)
+		found, seen = inner, seen+more
+	}
+	return found, seen
 }
 
 // decode returns the value of valid JSON. Numbers that CEL has no type for are
-// error values, which fail who looks at them.
+// error values, which fail a rule that looks at them; see unheld for those that
+// are within what it looks at.
 func decode(text jsontext.Value) ref.Val {
 	switch text.Kind() {
 	case '{', '[':
@@ -232,7 +270,12 @@ func (r *reader) object() ref.Val {
 	for err == nil && r.decoder.PeekKind() != '}' {
 		var name jsontext.Token
 		if name, err = r.decoder.ReadToken(); err == nil {
-			o.add(types.String(name.String()), r.value())
+			key := types.String(name.String()) // before the decoder goes on
+			value := r.value()
+			o.add(key, value)
+			if o.unheld == nil {
+				o.unheld, _ = unheld(value, 1)
+			}
 		}
 	}
 	end, err := r.bracket()
@@ -245,15 +288,21 @@ func (r *reader) object() ref.Val {
 
 func (r *reader) array() ref.Val {
 	start, err := r.bracket()
+	a := &array{}
 	var elements []ref.Val
 	for err == nil && r.decoder.PeekKind() != ']' && r.decoder.PeekKind() != 0 {
-		elements = append(elements, r.value())
+		value := r.value()
+		elements = append(elements, value)
+		if a.unheld == nil {
+			a.unheld, _ = unheld(value, 1)
+		}
 	}
 	end, err := r.bracket()
 	if err != nil {
 		return types.WrapErr(err)
 	}
-	return &array{Lister: types.NewRefValList(types.DefaultTypeAdapter, elements), text: r.text[start : end+1]}
+	a.Lister, a.text = types.NewRefValList(types.DefaultTypeAdapter, elements), r.text[start:end+1]
+	return a
 }
 
 // bracket reads one and returns where it stands.
