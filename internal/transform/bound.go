@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math/bits"
 	"regexp"
+	"strings"
 
 	"cel.dev/cel-go/common/functions"
 	"cel.dev/cel-go/common/operators"
@@ -12,6 +13,11 @@ import (
 	"cel.dev/cel-go/common/types/traits"
 	"cel.dev/cel-go/interpreter"
 )
+
+// zoneCost is for the file of a time zone, which each call that names one reads,
+// or looks for in vain: 7 µs and 23 µs on 2026-11-26, on two shared cores of a
+// virtual x86-64.
+const zoneCost = 800
 
 // bounds are the functions whose work is not about the size of their operands,
 // and how much it is, in the cost units that CEL would charge for it
@@ -63,6 +69,15 @@ func bounds(function string) func(args []ref.Val, program int) int {
 	case "indexOf", "lastIndexOf":
 		return func(args []ref.Val, _ int) int {
 			return product(length(args[0]), length(args[1]))/10 + texts(args[0]) + texts(args[1])
+		}
+	case "getFullYear", "getMonth", "getDayOfYear", "getDate", "getDayOfMonth", "getDayOfWeek", "getHours", "getMinutes", "getSeconds", "getMilliseconds":
+		return func(args []ref.Val, _ int) int {
+			if len(args) > 1 {
+				if zone, _ := args[1].(types.String); zone != "" && zone != "UTC" && !strings.Contains(string(zone), ":") {
+					return zoneCost
+				}
+			}
+			return 1
 		}
 	case "matches", "regex.extract":
 		return func(args []ref.Val, program int) int { return product(length(args[0]), program) / 10 }

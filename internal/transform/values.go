@@ -24,6 +24,7 @@ type variable struct {
 	set     claims.Set
 	decoded []ref.Val // beside set; nil for what nobody asked for
 	shared  bool      // set is the caller's still
+	all     *object   // set decoded as a whole; nil where nobody asked since it changed
 }
 
 func newVariable(set claims.Set) *variable {
@@ -36,6 +37,7 @@ func (v *variable) index(name string) int {
 
 // own makes set one that may be changed.
 func (v *variable) own() {
+	v.all = nil
 	if v.shared {
 		v.set, v.shared = slices.Clone(v.set), false
 	}
@@ -108,14 +110,18 @@ func (v *variable) Size() ref.Val { return types.Int(len(v.set)) }
 // Iterator walks the names in order.
 func (v *variable) Iterator() traits.Iterator { return v.whole().Iterator() }
 
-// whole is all claims, decoded.
+// whole is all claims, decoded. It is kept, since walking the claims has no price.
 func (v *variable) whole() *object {
+	if v.all != nil {
+		return v.all
+	}
 	o := newObject(len(v.set))
 	for _, m := range v.set {
 		name := types.String(m.Name)
 		value, _ := v.Find(name)
 		o.add(name, value)
 	}
+	v.all = o
 	return o
 }
 
