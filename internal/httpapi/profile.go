@@ -244,13 +244,13 @@ func (p *profile) assertion(ctx context.Context, a introspect.Answer, requester 
 	if made, ok := p.signer.Recall(ctx, p.form, about); ok {
 		return made, nil
 	}
-	said := append(claims.Set{}, shown...)
+	// Who it is about is ours to say: an issuer's own sub_id can name a subject of another.
+	said := slices.DeleteFunc(append(claims.Set{}, shown...), func(m claims.Member) bool { return m.Name == "sub_id" })
 	if name := p.shape.Requester(); name != "" {
 		said = append(said, claims.Member{Name: name, Value: quoted(requester)})
 	}
 	if sub, ok := shown.Find("sub"); ok {
-		said = append(slices.DeleteFunc(said, func(m claims.Member) bool { return m.Name == "sub_id" }),
-			claims.Member{Name: "sub_id", Value: subjectID(a.Find("iss"), sub)})
+		said = append(said, claims.Member{Name: "sub_id", Value: subjectID(a.Find("iss"), sub)})
 	}
 	return p.signer.Make(ctx, p.form, about, a.Expires(), said.All())
 }

@@ -377,6 +377,20 @@ func TestAssertions(t *testing.T) {
 		// Who may not be told of the token is not told that it is bound either.
 		f.post("/transform", q(mint(corp(), members{"aud": "x", "cnf": members{"jkt": "x"}}), "plain"), as("orders")...).want(t, http.StatusOK, inactive)
 	})
+	t.Run("ASN-02 sub_id is ours to say, also where there is no sub", func(t *testing.T) {
+		f := newFixture(t, signing, func(s *setup) {
+			for n := range s.issuers {
+				s.issuers[n].Require = []string{"iat", "exp", "iss"} // as some presets have it
+			}
+		})
+		token := noted(partner().Mint(members{"aud": ordersAud, "sub": nil, "client_id": "desk", "scope": "read", "sub_id": members{"format": "iss_sub", "iss": corpIss, "sub": "raw-claim-root"}}))
+		for _, profile := range []string{"plain", "wso2"} {
+			_, payload := opened(t, assertionOf(t, f.post("/transform", q(token, profile), as("any")...)))
+			if strings.Contains(payload, "sub_id") {
+				t.Errorf("%s: got %s, want no sub_id, since an issuer's own can name somebody of another", profile, payload)
+			}
+		}
+	})
 	t.Run("ASN-05 reused for the same token, and never for another", func(t *testing.T) {
 		f := newFixture(t, signing)
 		one, two := sign1(now, `,"jti":"1"`), sign1(now, `,"jti":"2"`)
