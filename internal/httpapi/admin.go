@@ -164,6 +164,9 @@ func (o *AdminOptions) refresh(name string) act {
 			// Whoever asks to drop keys must not be told that it was done.
 			return refuse(w, badRequest("expected no parameter but drop=true"))
 		}
+		if bad := o.reaches(who, name); bad != nil {
+			return refuse(w, bad)
+		}
 		ctx, cancel := context.WithTimeout(r.Context(), 10*time.Second)
 		defer cancel()
 		var untold error

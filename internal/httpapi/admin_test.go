@@ -148,6 +148,24 @@ func TestAdmin(t *testing.T) {
 			t.Errorf("got %d records, want %d as before", got, before)
 		}
 	})
+	t.Run("ADMIN refresh is for the keys of the caller's issuers", func(t *testing.T) {
+		fetched := 0
+		f := newFixture(t, func(s *setup) {
+			s.refresh["partner"], s.refreshed = nil, func() { fetched++ }
+			ops := caller("corp-ops", callers.Operate)
+			ops.AnyIssuer, ops.Issuers = false, []string{"corp"}
+			s.callers = append(s.callers, ops)
+		})
+		before := f.shelf.kept()
+		for _, query := range []string{"", "?drop=true"} {
+			f.sendAdmin("POST", "/issuers/partner/refresh"+query, "", as("corp-ops")...).wantError(t, http.StatusForbidden, "access_denied")
+			f.sendAdmin("POST", "/issuers/nobody/refresh"+query, "", as("corp-ops")...).wantError(t, http.StatusNotFound, "not_found")
+		}
+		if made := f.shelf.kept() - before; made != 0 || fetched != 0 {
+			t.Errorf("got %d records and %d fetches for another's issuer, want none", made, fetched)
+		}
+		f.sendAdmin("POST", "/issuers/corp/refresh?drop=true", "", as("corp-ops")...).wantStatus(t, http.StatusOK)
+	})
 	t.Run("ADMIN JSON bodies only: a web page's form is refused", func(t *testing.T) {
 		for _, kind := range []string{formType, "multipart/form-data", "text/plain"} {
 			f.sendAdmin("POST", "/issuers/corp/refresh", "x=y", append([]string{"Content-Type", kind}, asOperator...)...).wantError(t, http.StatusUnsupportedMediaType, "invalid_request")
