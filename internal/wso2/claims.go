@@ -37,7 +37,7 @@ func (m *maker) claims(r row) (c claims, err error) {
 		c.clientID = []string{m.mapped(r, c.renames, r.clientID, clientID)}
 	} else {
 		// The first two are WSO2's.
-		c.clientID = moved(c.renames, "consumerKey", "azp", "client_id", "appid")
+		c.clientID = m.defaults(c.renames, "client", "consumerKey", "azp", "client_id", "appid")
 	}
 	if scope != "" && scope != "scope" {
 		c.scope = []string{m.mapped(r, c.renames, r.form.scope, scope)}
@@ -46,9 +46,26 @@ func (m *maker) claims(r row) (c claims, err error) {
 		c.scope = append(c.scope, "scope")
 	}
 	c.scope = once(append(c.scope, moved(c.renames, "scope")...))
+	if scope != "" && len(c.scope) > 1 {
+		m.note(r.line(r.form.scope), Weaker, "%s %q: the scopes of a token without %q are read from %q", r.form.scope, scope, c.scope[0], c.scope[1])
+	}
 	// WSO2's introspection answers sub as the username.
-	c.username = moved(c.renames, "preferred_username", "username", "sub")
+	c.username = m.defaults(c.renames, "username", "preferred_username", "username", "sub")
 	return c, nil
+}
+
+// defaults are the claims that are read where no key of WSO2's names one, after
+// the mapping. One in whose place the mapping puts another claim means that one
+// now, unless it is read before it anyway.
+func (m *maker) defaults(renames []rename, what string, claims ...string) []string {
+	for _, to := range renames {
+		n := slices.Index(claims, to.LocalClaim)
+		if n < 0 || slices.Contains(claims[:n], to.RemoteClaim) || moved(renames, to.LocalClaim)[0] != to.LocalClaim {
+			continue
+		}
+		m.note(to.line, Changed, "the %s is read from %q after the mapping here, which puts %q there; in WSO2 the mapping has no part in it", what, to.LocalClaim, to.RemoteClaim)
+	}
+	return moved(renames, claims...)
 }
 
 // mapped is the claim that a key of WSO2's names, after the mapping.

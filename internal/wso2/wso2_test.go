@@ -139,9 +139,13 @@ func TestImportOfClaims(t *testing.T) {
 		scope, clientID, users []string
 		renames                string
 		notes                  []string // each in some line of them
+		silent                 string   // what is in none
 	}{
 		{name: "nothing is said", scope: []string{"scope"}},
-		{name: "scopes_claim", toml: "scopes_claim = 'scp'", scope: []string{"scp", "scope"}},
+		{
+			name: "scopes_claim", toml: "scopes_claim = 'scp'", scope: []string{"scp", "scope"},
+			notes: []string{`deployment.toml:4: weaker: scopes_claim "scp": the scopes of a token without "scp" are read from "scope"`},
+		},
 		{name: "scopes_claim that is the default", toml: "scopes_claim = 'scope'", scope: []string{"scope"}},
 		{
 			name: "scopes_claim that the mapping moves to scope", toml: "scopes_claim = 'scp'\nclaim_mapping = [{remote_claim = 'scp', local_claim = 'scope'}]",
@@ -150,7 +154,8 @@ func TestImportOfClaims(t *testing.T) {
 		},
 		{
 			name: "scopes_claim that the mapping moves elsewhere", toml: "scopes_claim = 'scp'\nclaim_mapping = [{remote_claim = 'scp', local_claim = 'permissions'}]",
-			scope: []string{"permissions", "scope"}, renames: "[{scp permissions}]", notes: []string{`written as "permissions"`},
+			scope: []string{"permissions", "scope"}, renames: "[{scp permissions}]",
+			notes: []string{`written as "permissions"`, `weaker: scopes_claim "scp": the scopes of a token without "permissions" are read from "scope"`},
 		},
 		{
 			name: "a claim is mapped to scope, and scopes_claim names another", toml: "scopes_claim = 'scp'\nclaim_mapping = [{remote_claim = 'perms', local_claim = 'scope'}]",
@@ -172,6 +177,26 @@ func TestImportOfClaims(t *testing.T) {
 		{
 			name: "a default source that the mapping moves", toml: "claim_mapping = [{remote_claim = 'azp', local_claim = 'client'}, {remote_claim = 'username', local_claim = 'login'}]",
 			scope: []string{"scope"}, clientID: []string{"consumerKey", "client", "client_id", "appid"}, users: []string{"preferred_username", "login", "sub"}, renames: "[{azp client} {username login}]",
+		},
+		{
+			name: "WSO2's sources of the client are targets", toml: "claim_mapping = [{remote_claim = 'department', local_claim = 'azp'}, {remote_claim = 'unit', local_claim = 'consumerKey'}]",
+			scope: []string{"scope"}, renames: "[{department azp} {unit consumerKey}]",
+			notes: []string{
+				`deployment.toml:4: changed: the client is read from "azp" after the mapping here, which puts "department" there; in WSO2 the mapping has no part in it`,
+				`deployment.toml:4: changed: the client is read from "consumerKey" after the mapping here, which puts "unit" there`,
+			},
+		},
+		{
+			name: "sources of ours are targets", toml: "claim_mapping = [{remote_claim = 'department', local_claim = 'client_id'}, {remote_claim = 'login', local_claim = 'username'}]",
+			scope: []string{"scope"}, renames: "[{department client_id} {login username}]",
+			notes: []string{
+				`deployment.toml:4: changed: the client is read from "client_id" after the mapping here, which puts "department" there`,
+				`deployment.toml:4: changed: the username is read from "username" after the mapping here, which puts "login" there`,
+			},
+		},
+		{
+			name: "a source takes the place of one that comes after it", toml: "claim_mapping = [{remote_claim = 'azp', local_claim = 'client_id'}]",
+			scope: []string{"scope"}, clientID: []string{"consumerKey", "client_id", "appid"}, renames: "[{azp client_id}]", silent: "the client is read",
 		},
 		{
 			name: "sub is copied, and stays what the user is called", toml: "claim_mapping = [{remote_claim = 'sub', local_claim = 'http://wso2.org/claims/enduser'}]",
@@ -220,6 +245,9 @@ func TestImportOfClaims(t *testing.T) {
 				}
 			}
 			wantNotes(t, made, row.notes...)
+			if row.silent != "" && strings.Contains(notes(made), row.silent) {
+				t.Errorf("got the notes\n%swant none with %s", notes(made), row.silent)
+			}
 		})
 	}
 }
