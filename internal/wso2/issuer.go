@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"introspectd/internal/jwks"
@@ -118,11 +119,16 @@ func (m *maker) issuer(r row) (issuer, bool) {
 			m.note(r.line(key), Dropped, "the key %q of the issuer %q is not one that is known", key, r.iss)
 		}
 	}
-	if value, there := r.find("disable_default_claim_mapping").(bool); there && !value {
+	if disabled, said := m.flag(r.table, "disable_default_claim_mapping", "disable_default_claim_mapping"); said && !disabled {
 		m.note(r.line("disable_default_claim_mapping"), Dropped, "the default mapping to http://wso2.org/claims/…, which API Manager 3.2 and later don't apply either; claims.preset: wso2 does")
 	}
-	if validate, _ := r.find("validateSubscription").(bool); validate {
+	if validate, _ := m.flag(r.table, "validateSubscription", "validateSubscription"); validate {
 		m.note(r.line("validateSubscription"), Dropped, "subscriptions are not validated here")
+	}
+	if given := r.find(r.label); given != nil && r.label != "" {
+		if _, ok := given.(string); !ok {
+			m.note(r.line(r.label), Dropped, "%s of the issuer %q is no text", r.label, r.iss)
+		}
 	}
 	return i, true
 }
@@ -152,6 +158,37 @@ func (m *maker) text(t table, key string) (string, error) {
 		return "", fmt.Errorf("%s: %w", key, err)
 	}
 	return text, nil
+}
+
+// flag is true or false behind a key, which WSO2 takes as a text as well; said
+// says that it is there. name is what a note calls it.
+func (m *maker) flag(t table, key, name string) (value, said bool) {
+	switch found := t.find(key).(type) {
+	case nil:
+		return false, false
+	case bool:
+		return found, true
+	case string:
+		text, err := m.values.resolve(found)
+		if err != nil {
+			m.note(t.line(key), Dropped, "%s: %v", name, err)
+			return false, false
+		}
+		if value, err = strconv.ParseBool(text); err == nil {
+			return value, true
+		}
+	}
+	m.note(t.line(key), Dropped, "%s is neither true nor false", name)
+	return false, false
+}
+
+// unknown names the keys beneath a table that are not among known.
+func (m *maker) unknown(t table, known ...string) {
+	for _, key := range t.leaves() {
+		if !slices.Contains(known, key) {
+			m.note(t.line(key), Dropped, "the key %q of %s is not one that is known", key, t.path)
+		}
+	}
 }
 
 // keys finds an issuer's source of keys, in WSO2's order: JWKS, a certificate

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // placeholder is what WSO2 puts a value in place of when it starts:
@@ -59,6 +60,9 @@ func (v *values) replace(text string) (string, error) {
 		}
 		value, err := v.value(parts[1], parts[2])
 		if err != nil && fault == nil {
+			if strings.ContainsFunc(found, unicode.IsControl) {
+				found = strconv.Quote(found) // a note is one line
+			}
 			fault = fmt.Errorf("%s %w", found, err)
 		}
 		return value

@@ -22,7 +22,8 @@ type cache struct {
 func (m *maker) cache() (c cache) {
 	t := m.root.table("apim.cache.gateway_token")
 	c.line, c.end = t.line("enable"), t.line("expiry_time")
-	if enabled, ok := t.find("enable").(bool); ok && !enabled {
+	m.unknown(t, "enable", "expiry_time")
+	if enabled, said := m.flag(t, "enable", "apim.cache.gateway_token.enable"); said && !enabled {
 		return cache{off: true, line: c.line}
 	}
 	switch value := t.find("expiry_time").(type) {
@@ -59,19 +60,18 @@ var backend = map[string]string{
 // has yet: nothing of it is written.
 func (m *maker) backendJWT() {
 	t := m.root.table("apim.jwt")
-	if enabled, _ := t.find("enable").(bool); !enabled {
-		return
-	}
+	enabled, _ := m.flag(t, "enable", "apim.jwt.enable")
 	for _, key := range t.leaves() {
 		where, known := backend[key]
 		switch {
-		case key == "issuer":
+		case key == "issuer" || strings.HasPrefix(key, "issuer."):
+		case !known:
+			m.note(t.line(key), Dropped, "the key %q of apim.jwt is not one that is known", key)
+		case !enabled: // it does nothing in WSO2 either
 		case key == "enable":
 			m.note(t.line(key), Decide, "apim.jwt.enable: %s", where)
-		case known:
-			m.note(t.line(key), Dropped, "apim.jwt.%s: %s", key, where)
 		default:
-			m.note(t.line(key), Dropped, "apim.jwt.%s", printable(key))
+			m.note(t.line(key), Dropped, "apim.jwt.%s: %s", key, where)
 		}
 	}
 }
@@ -84,7 +84,8 @@ func printable(key string) string {
 	return strconv.Quote(key)
 }
 
-// unread lists the sections that nothing was read of, in one note.
+// unread lists the sections that nothing was read of, in one note: those that
+// are not known, and values where a known one is a table.
 func (m *maker) unread() {
 	var unread []string
 	for above, known := range map[string][]string{
@@ -99,7 +100,8 @@ func (m *maker) unread() {
 			t = m.root.table(above)
 		}
 		for _, key := range t.names() {
-			if !slices.Contains(known, key) {
+			_, isTable := t.values[key].(map[string]any)
+			if !slices.Contains(known, key) || !isTable && key != "tokenService" {
 				unread = append(unread, printable(join(above, key)))
 			}
 		}
@@ -115,7 +117,8 @@ func (m *maker) unread() {
 func (m *maker) subscriptions() {
 	for _, section := range []string{"apim.jwt_authenitcation", "apim.jwt_authentication"} {
 		t := m.root.table(section)
-		if on, _ := t.find("subscription_validation_via_km").(bool); on {
+		m.unknown(t, "subscription_validation_via_km")
+		if on, _ := m.flag(t, "subscription_validation_via_km", section+".subscription_validation_via_km"); on {
 			m.note(t.line("subscription_validation_via_km"), Dropped, "subscriptions are not validated here")
 		}
 	}

@@ -89,7 +89,11 @@ func (w *writer) cache(c cache) {
 		w.line(2, "size: 0KiB%s", w.from("apim.cache.gateway_token.enable", c.line))
 		return
 	}
-	w.line(2, "ttl: %ds%s", c.ttl/time.Second, w.from("apim.cache.gateway_token.expiry_time", c.end))
+	ttl := c.ttl.String()
+	if c.ttl%time.Second == 0 {
+		ttl = fmt.Sprintf("%ds", c.ttl/time.Second) // not 15m0s
+	}
+	w.line(2, "ttl: %s%s", ttl, w.from("apim.cache.gateway_token.expiry_time", c.end))
 }
 
 func (w *writer) issuer(m *maker, i issuer) {

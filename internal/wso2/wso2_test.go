@@ -434,11 +434,20 @@ func TestImportOfTheCache(t *testing.T) {
 		{"expiry_time = '15m'", 15 * time.Minute, 128 << 20, ""},
 		{"expiry_time = '60'", time.Minute, 128 << 20, ""},
 		{"enable = false\nexpiry_time = 900", 5 * time.Minute, 0, ""},
+		{"enable = 'false'", 5 * time.Minute, 0, ""},
+		{"enable = '$env{OFF}'", 5 * time.Minute, 0, ""},
+		{"enable = 'TRUE'\nexpiry_time = '1500ms'", 1500 * time.Millisecond, 128 << 20, ""},
+		{"enable = 'maybe'", 5 * time.Minute, 128 << 20, "deployment.toml:5: dropped: apim.cache.gateway_token.enable is neither true nor false"},
+		{"enable = 0", 5 * time.Minute, 128 << 20, "deployment.toml:5: dropped: apim.cache.gateway_token.enable is neither true nor false"},
+		{"enable = '$env{NOBODY}'", 5 * time.Minute, 128 << 20, "deployment.toml:5: dropped: apim.cache.gateway_token.enable: $env{NOBODY} is not set"},
+		{"enable = false\nsize = 5", 5 * time.Minute, 0, `deployment.toml:6: dropped: the key "size" of apim.cache.gateway_token is not one that is known`},
 		{"expiry_time = 'soon'", 5 * time.Minute, 128 << 20, "deployment.toml:5: dropped: apim.cache.gateway_token.expiry_time"},
 		{"expiry_time = -1", 5 * time.Minute, 128 << 20, "deployment.toml:5: dropped"},
 		{"expiry_time = 9223372036854775807", (1 << 30) * time.Second, 128 << 20, ""},
 	} {
-		made, c := imported(t, source(t, issuer+row.toml))
+		s := source(t, issuer+row.toml)
+		s.Environ = []string{"OFF=false"}
+		made, c := imported(t, s)
 		if v := c.Cache.Verdicts; v.TTL != row.ttl || int64(v.Size) != row.size {
 			t.Errorf("%s: got %s and %d bytes, want %s and %d", row.toml, v.TTL, v.Size, row.ttl, row.size)
 		}
@@ -480,10 +489,32 @@ a = 1
 	)
 	t.Run("a JWT for backends that is off is not spoken of", func(t *testing.T) {
 		made, _ := imported(t, source(t, "[apim.jwt]\nenable = false\nheader = 'X'\n"+block+"name = 'a'\njwks.url = 'https://j.example'"))
-		if strings.Contains(notes(made), "backends") {
+		if strings.Contains(notes(made), "backends") || strings.Contains(notes(made), "apim.jwt") {
 			t.Errorf("got %s", notes(made))
 		}
 	})
+	const issuer = "\n" + block + "name = 'a'\njwks.url = 'https://j.example'\n"
+	for _, row := range []struct{ name, toml, note string }{
+		{"a JWT for backends that a text switches on", "[apim.jwt]\nenable = 'true'\nheader = 'X'" + issuer, "deployment.toml:3: dropped: apim.jwt.header"},
+		{"one that a text can't", "[apim.jwt]\nenable = 'on'" + issuer, "deployment.toml:2: dropped: apim.jwt.enable is neither true nor false"},
+		{"an unknown key of a JWT that is off", "[apim.jwt]\nissuers_url = 'x'" + issuer, `deployment.toml:2: dropped: the key "issuers_url" of apim.jwt is not one that is known`},
+		{"a list of issuers under another name", issuer + "[[apim.jwt.issuers]]\nname = 'b'", `deployment.toml:5: dropped: the key "issuers" of apim.jwt`},
+		{"an unknown key of WSO2's spelling", "[apim.jwt_authenitcation]\na.b = true" + issuer, `deployment.toml:2: dropped: the key "a.b" of apim.jwt_authenitcation is not one that is known`},
+		{"an unknown key of the right one", "[apim.jwt_authentication]\n\"a\\u001b\" = true" + issuer, `deployment.toml:2: dropped: the key "a\x1b" of apim.jwt_authentication`},
+		{"subscriptions, as a text", "[apim.jwt_authentication]\nsubscription_validation_via_km = 'true'" + issuer, "deployment.toml:2: dropped: subscriptions are not validated here"},
+		{"subscriptions, as no text either", "[apim.jwt_authentication]\nsubscription_validation_via_km = [true]" + issuer, "deployment.toml:2: dropped: apim.jwt_authentication.subscription_validation_via_km is neither true nor false"},
+		{"the default mapping, as a text", issuer + "disable_default_claim_mapping = 'false'", "deployment.toml:5: dropped: the default mapping"},
+		{"the default mapping, as neither", issuer + "disable_default_claim_mapping = 'no'", "deployment.toml:5: dropped: disable_default_claim_mapping is neither true nor false"},
+		{"subscriptions of Choreo Connect", "[[enforcer.security.tokenService]]\nissuer = 'a'\njwksURL = 'https://j.example'\nvalidateSubscription = 'true'", "deployment.toml:4: dropped: subscriptions"},
+		{"a label that is no text", "[[enforcer.security.tokenService]]\nissuer = 'a'\njwksURL = 'https://j.example'\nname = 5", `deployment.toml:4: dropped: name of the issuer "a" is no text`},
+		{"sections that are none", "[apim]\ncache = 1\njwt_authentication = 'x'" + issuer, "deployment.toml: dropped: nothing was read of apim.cache, apim.jwt_authentication"},
+		{"a placeholder with control characters", "[apim.jwt]\nenable = \"$env{\\u001b[31m}\"" + issuer, `deployment.toml:2: dropped: apim.jwt.enable: "$env{\x1b[31m}" is not set`},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			made, _ := imported(t, source(t, row.toml))
+			wantNotes(t, made, row.note)
+		})
+	}
 }
 
 func TestImportSaysWhereTOMLEnds(t *testing.T) {
