@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -411,6 +412,7 @@ func gatewayRows(method, described, prefix string, t tokens) []row {
 		all = append(all,
 			row{name: "a scope is missing, as WSO2 says it", status: 403, world: "wso2", request: at("default", "?scope=orders").bearing(t.narrow)},
 			row{name: "a scope is missing", status: 403, request: at("default", "?scope=orders").bearing(t.narrow)},
+			row{name: "more scopes are missing than a challenge names", status: 403, request: at("default", "?scope="+manyScopes()).bearing(t.narrow)},
 			row{name: "a query that asks for what is there", status: 200, request: at("default", "?scope=orders&scope=read&audience=https%3A%2F%2Fapi.example%2Fdev").bearing(t.good)},
 			row{name: "a query nobody knows", status: 503, request: at("default", "?role=x").bearing(t.good)})
 	}
@@ -424,6 +426,15 @@ func gatewayRows(method, described, prefix string, t tokens) []row {
 		all[n].operation = method + " " + described
 	}
 	return all
+}
+
+// manyScopes are more of them than fit into 2,048 bytes.
+func manyScopes() string {
+	var all []string
+	for n := range 100 {
+		all = append(all, fmt.Sprintf("scope-of-some-length-%03d", n))
+	}
+	return strings.Join(all, "+")
 }
 
 // promises names what the contract says of every answer of a status.
@@ -523,6 +534,24 @@ func TestHandlersAnswerAsTheDescriptionSays(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestTheExampleOfExplainIsAnswered(t *testing.T) {
+	_, dir := newIssuer(t)
+	w := newWorld(t, dir, nil)
+	operation := described(t).Paths.Value("/explain").Post
+	example, err := json.Marshal(operation.RequestBody.Value.Content.Get("application/json").Example)
+	must(t, err)
+	want, _ := operation.Responses.Status(http.StatusOK).Value.Content.Get("application/json").Example.(map[string]any)
+	_, answer, body := ask(t, w.admin.URL, jsonBody("/explain", string(example)).asApp())
+	var got map[string]any
+	must(t, json.Unmarshal(body, &got))
+	for _, one := range []map[string]any{got, want} {
+		delete(one, "at") // the one member that differs each time
+	}
+	if answer.StatusCode != http.StatusOK || !reflect.DeepEqual(got, want) {
+		t.Errorf("ERR-08: got %d %s, want the example %v", answer.StatusCode, body, want)
+	}
 }
 
 // keySetTag is the ETag of a world's own keys.
