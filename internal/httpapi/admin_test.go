@@ -135,8 +135,14 @@ func TestAdmin(t *testing.T) {
 		f.sendAdmin("GET", "/issuers/corp/refresh", "", asOperator...).wantError(t, http.StatusMethodNotAllowed, "invalid_request").wantHeader(t, "Allow", "POST")
 	})
 	t.Run("ADMIN acts are refused to pages of other origins", func(t *testing.T) {
-		for _, header := range [][]string{{"Sec-Fetch-Site", "cross-site"}, {"Origin", "https://evil.example"}} {
+		for _, header := range [][]string{{"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"}, {"Origin", "https://evil.example"}} {
 			f.sendAdmin("POST", "/issuers/corp/refresh", "", append(header, asOperator...)...).wantError(t, http.StatusForbidden, "access_denied")
+			// A profile costs a processor its time, also for a page that can't read it.
+			f.sendAdmin("GET", "/debug/pprof/cmdline", "", append(header, asOperator...)...).wantError(t, http.StatusForbidden, "access_denied")
+			f.sendAdmin("GET", "/revocations", "", append(header, as("officer")...)...).wantError(t, http.StatusForbidden, "access_denied")
+		}
+		for _, header := range [][]string{{"Sec-Fetch-Site", "none"}, {"Sec-Fetch-Site", "same-origin"}, {"Origin", "http://localhost:8081"}} {
+			f.sendAdmin("GET", "/debug/pprof/cmdline", "", append(header, asOperator...)...).wantStatus(t, http.StatusOK)
 		}
 	})
 	t.Run("ADMIN refresh: what isn't understood is refused, not ignored", func(t *testing.T) {
