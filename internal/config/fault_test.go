@@ -272,10 +272,10 @@ func TestFaults(t *testing.T) {
 		{
 			name: "headers that are not a policy's to set",
 			body: corp + "policies:\n  - name: a\n    any_audience: true\n    headers:\n      Connection: sub\n      transfer-encoding: sub\n      WWW-Authenticate: sub\n      Set-Cookie: sub\n      'X A': sub\n      X-B: sub\n      x-b: iss\n      X-C: ''\n",
-			want: "c.yaml:9:7: policies[0].headers.Connection: this header belongs to the connection or to the answer itself and can't carry a claim\n" +
-				"c.yaml:10:7: policies[0].headers.transfer-encoding: this header belongs to the connection or to the answer itself and can't carry a claim\n" +
-				"c.yaml:11:7: policies[0].headers.WWW-Authenticate: this header belongs to the connection or to the answer itself and can't carry a claim\n" +
-				"c.yaml:12:7: policies[0].headers.Set-Cookie: this header belongs to the connection or to the answer itself and can't carry a claim\n" +
+			want: "c.yaml:9:7: policies[0].headers.Connection: this header belongs to the connection, to the answer itself, to access tokens or to a gateway and can't carry a claim\n" +
+				"c.yaml:10:7: policies[0].headers.transfer-encoding: this header belongs to the connection, to the answer itself, to access tokens or to a gateway and can't carry a claim\n" +
+				"c.yaml:11:7: policies[0].headers.WWW-Authenticate: this header belongs to the connection, to the answer itself, to access tokens or to a gateway and can't carry a claim\n" +
+				"c.yaml:12:7: policies[0].headers.Set-Cookie: this header belongs to the connection, to the answer itself, to access tokens or to a gateway and can't carry a claim\n" +
 				"c.yaml:13:7: policies[0].headers.X A: expected the name of a header (RFC 9110 section 5.6.2), got \"X A\"\n" +
 				"c.yaml:15:7: policies[0].headers.x-b: X-B and x-b are one header\n" +
 				"c.yaml:16:7: policies[0].headers.X-C: expected the name of a claim, got an empty text",

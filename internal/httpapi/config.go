@@ -117,9 +117,8 @@ func (p Policy) Check(fault func(key, problem string)) {
 }
 
 // checkAssertion keeps an assertion out of the headers that carry something else.
-// One in Authorization would be taken for an access token.
 func (p Policy) checkAssertion(fault func(key, problem string)) {
-	header, folded := p.Assertion.Header, strings.ToLower(p.Assertion.Header)
+	header := p.Assertion.Header
 	switch {
 	case header == "":
 	case p.Assertion.Profile == "":
@@ -128,9 +127,20 @@ func (p Policy) checkAssertion(fault func(key, problem string)) {
 		fault("assertion.header", fmt.Sprintf("expected the name of a header (RFC 9110 section 5.6.2), got %q", header))
 	case p.TakesHeader(header):
 		fault("assertion.header", "this header already carries a claim, by headers")
-	case folded == "authorization" || slices.Contains(ownHeaders, folded) || strings.HasPrefix(folded, "access-control-") || folded == strings.ToLower(removeHeader):
-		fault("assertion.header", "this header belongs to the connection, to the answer itself or to access tokens and can't carry an assertion")
+	case acts(header):
+		fault("assertion.header", belongs+" and can't carry an assertion")
 	}
+}
+
+const belongs = "this header belongs to the connection, to the answer itself, to access tokens or to a gateway"
+
+// acts says whether somebody acts on a header by its name: the peers of the
+// connection, a client, a backend that takes Authorization for its caller's, or
+// a gateway that serves another file or waits longer because of it.
+func acts(header string) bool {
+	folded := strings.ToLower(header)
+	return slices.Contains(ownHeaders, folded) ||
+		slices.ContainsFunc(ownPrefixes, func(prefix string) bool { return strings.HasPrefix(folded, prefix) })
 }
 
 // TakesHeader says whether a claim is already answered in that header.
@@ -143,8 +153,8 @@ func (p Policy) TakesHeader(header string) bool {
 	return false
 }
 
-// checkHeaders keeps a policy from naming a header that would change the
-// framing of the answer, its meaning to a gateway, or the client's cookies.
+// checkHeaders keeps a policy from naming a header that somebody acts on: what a
+// token says would be done.
 func (p Policy) checkHeaders(fault func(key, problem string)) {
 	first := map[string]string{}
 	for _, header := range slices.Sorted(maps.Keys(p.Headers)) {
@@ -152,8 +162,8 @@ func (p Policy) checkHeaders(fault func(key, problem string)) {
 		switch {
 		case !headerToken.MatchString(header):
 			fault(key, fmt.Sprintf("expected the name of a header (RFC 9110 section 5.6.2), got %q", header))
-		case slices.Contains(ownHeaders, folded) || strings.HasPrefix(folded, "access-control-"):
-			fault(key, "this header belongs to the connection or to the answer itself and can't carry a claim")
+		case acts(header):
+			fault(key, belongs+" and can't carry a claim")
 		case first[folded] != "":
 			fault(key, fmt.Sprintf("%s and %s are one header", first[folded], header))
 		case p.Headers[header] == "":
@@ -172,12 +182,15 @@ var (
 	realmSyntax = regexp.MustCompile(`^[\x20\x21\x23-\x5B\x5D-\x7E]+$`)
 	headerToken = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
 	// ownHeaders are hop-by-hop (RFC 9110 section 7.6.1), frame the message,
-	// or are ours to set.
+	// are credentials, or are ours to set.
 	ownHeaders = []string{
-		"age", "allow", "alt-svc", "cache-control", "clear-site-data", "connection", "content-encoding", "content-length",
-		"content-location", "content-range", "content-security-policy", "content-type", "cookie", "date", "etag", "expires",
+		"age", "allow", "alt-svc", "authorization", "cache-control", "clear-site-data", "connection", "content-encoding", "content-length",
+		"content-location", "content-range", "content-security-policy", "content-type", "cookie", "date", "dpop", "etag", "expires",
 		"host", "keep-alive", "last-modified", "location", "pragma", "proxy-authenticate", "proxy-authorization",
 		"proxy-connection", "refresh", "retry-after", "server", "set-cookie", "set-cookie2", "strict-transport-security",
-		"te", "trailer", "transfer-encoding", "upgrade", "vary", "via", "www-authenticate",
+		"te", "trailer", "transfer-encoding", "upgrade", "vary", "via", "www-authenticate", "x-sendfile",
 	}
+	// ownPrefixes begin the headers by which a client's browser, nginx and Envoy
+	// are told what to do.
+	ownPrefixes = []string{"access-control-", "x-accel-", "x-envoy-"}
 )
