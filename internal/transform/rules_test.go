@@ -137,7 +137,7 @@ func TestFailingRules(t *testing.T) {
 // TestNumbersThatCELCantHold holds that no comparison tells of what it can't
 // read: neither that it is equal nor that it is not, which a ! would turn.
 func TestNumbersThatCELCantHold(t *testing.T) {
-	const within = `{"roles":["admin",1e400],"one":[1e400],"big":[123456789012345678901234567890],"realm":{"role":1e400},"deep":{"list":[{"role":1e400}]},"n":1e400,"x":"1"}`
+	const within = `{"roles":["admin",1e400],"one":[1e400],"big":[123456789012345678901234567890],"realm":{"role":1e400},"deep":{"list":[{"role":1e400}]},"n":1e400,"x":"1","nothing":null}`
 	for _, expression := range []string{
 		`claims.one == ["admin"]`, `["admin"] == claims.one`, `claims.big == ["admin"]`, `claims.one == claims.big`,
 		`claims.realm == {"role": "admin"}`, `{"role": "admin"} == claims.realm`, `claims.deep == {"list": [{"role": "admin"}]}`,
@@ -161,6 +161,7 @@ func TestNumbersThatCELCantHold(t *testing.T) {
 		}
 	}
 	for _, expression := range []string{
+		`[claims.x] in [["1"], ["2"]]`, `!([claims.x] in [["2"], [null]])`, `claims.nothing in [null, "a"]`,
 		`claims.one.size() == 1`, `"role" in claims.realm`, `"n" in claims && !("m" in claims)`, `claims.x == "1"`, `claims.x in ["1"]`,
 		`claims.roles.exists(r, r == "admin")`, // as CEL's || is
 	} {
