@@ -57,6 +57,7 @@ type joining struct {
 	requireExisting bool
 	grace           time.Duration
 	file            revoke.Store
+	hook            redis.Hook
 }
 
 func sealKey(fill byte) []byte { return slices.Repeat([]byte{fill}, seal.KeySize) }
@@ -79,6 +80,9 @@ func join(t *testing.T, j joining) *replica {
 	store, err := redisstore.Open(j.cfg, box, redisstore.Options{Log: log})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if j.hook != nil {
+		store.Hook(j.hook)
 	}
 	feed, err := store.Feed()
 	if err != nil {
@@ -108,6 +112,79 @@ func join(t *testing.T, j joining) *replica {
 	})
 	t.Cleanup(r.stop)
 	return r
+}
+
+// between lets a test act between two things that a replica asks of redis. The
+// commands of a pipeline come together; MULTI and EXEC are among them.
+type between struct {
+	before, after func(commands []redis.Cmder) // nil: nothing
+}
+
+func (b between) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (b between) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, c redis.Cmder) error {
+		return b.process([]redis.Cmder{c}, func() error { return next(ctx, c) })
+	}
+}
+
+func (b between) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, all []redis.Cmder) error {
+		return b.process(all, func() error { return next(ctx, all) })
+	}
+}
+
+func (b between) process(all []redis.Cmder, next func() error) error {
+	if b.before != nil {
+		b.before(all)
+	}
+	err := next()
+	if b.after != nil {
+		b.after(all)
+	}
+	return err
+}
+
+// halt is a place where a replica stands still until the test has acted.
+type halt struct{ reached, resume chan struct{} }
+
+func newHalt() halt { return halt{make(chan struct{}), make(chan struct{})} }
+
+func (h halt) stand() {
+	close(h.reached)
+	<-h.resume
+}
+
+// meanwhile does something while the replica stands there.
+func (h halt) meanwhile(t *testing.T, do func()) {
+	t.Helper()
+	defer close(h.resume)
+	select {
+	case <-h.reached:
+		do()
+	case <-time.After(30 * time.Second):
+		t.Fatal("the replica does not come to where it is to stand still")
+	}
+}
+
+// secondScan stands still before the set is gone through a second time, or
+// after, when nothing came of it yet.
+func (h halt) secondScan(after bool) between {
+	scans := 0
+	stand := func(isAfter bool) func([]redis.Cmder) {
+		return func(all []redis.Cmder) {
+			if len(all) != 1 || all[0].Name() != "zscan" {
+				return
+			}
+			if !isAfter {
+				scans++
+			}
+			if scans == 2 && isAfter == after {
+				h.stand()
+			}
+		}
+	}
+	return between{before: stand(false), after: stand(true)}
 }
 
 func eventually(t *testing.T, within time.Duration, what string, holds func() bool) {
@@ -319,6 +396,31 @@ func TestFeedIsWrittenBackWithoutItsWriter(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, 20*time.Second, "redis has it again, once", func() bool { return len(members(t, client)) == 1 })
+}
+
+// What Append has put there twice is read twice, and one of both forms taken out.
+func TestFeedKeepsWhatIsAppendedWhileTheSetIsRead(t *testing.T) {
+	_, cfg, client := standalone(t)
+	a := join(t, joining{cfg: cfg})
+	a.current()
+	a.revoke("alice")
+	a.revoke("alice") // another sealed form of the same record
+	h := newHalt()
+	b := join(t, joining{cfg: cfg, hook: h.secondScan(false)})
+	h.meanwhile(t, func() {
+		a.revoke("bob")
+		a.stop() // nobody is left who would put it back
+	})
+	b.current()
+	if n := len(members(t, client)); n != 2 {
+		t.Errorf("REV-05: %d members, want one of each of two revocations that were answered", n)
+	}
+	b.stop()
+	c := join(t, joining{cfg: cfg})
+	c.current()
+	if !c.knows("alice") || !c.knows("bob") {
+		t.Errorf("REV-05: a replica that comes later knows alice: %v, bob: %v", c.knows("alice"), c.knows("bob"))
+	}
 }
 
 func TestFeedStandsWhatIsPlanted(t *testing.T) {

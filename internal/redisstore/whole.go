@@ -33,7 +33,7 @@ func (w *follower) whole(ctx context.Context) error {
 // key is replaced.
 func (w *follower) readSet(ctx context.Context) (map[[16]byte]uint64, error) {
 	w.read = time.Now()
-	found, twice := map[[16]byte]uint64{}, false
+	found, twice := map[[16]byte]uint64{}, map[[16]byte]bool{}
 	err := w.scan(ctx, func(p redis.Pipeliner, body string, score float64) {
 		if math.IsInf(score, 1) && foreign(w.store.box.Check([]byte(body))) {
 			return // another fleet's mark
@@ -59,17 +59,19 @@ func (w *follower) readSet(ctx context.Context) (map[[16]byte]uint64, error) {
 			w.metrics.add(ctx, "resealed", 1)
 		}
 		form, there := found[name]
-		if other := fingerprint(body); !there || other < form {
+		other := fingerprint(body)
+		if there && other != form {
+			twice[name] = true
+		}
+		if !there || other < form {
 			found[name] = other
-			twice = twice || there
-		} else if other != form {
-			twice = true
 		}
 	})
 	_, w.marked = found[mark]
-	if err == nil && twice {
+	if err == nil && len(twice) > 0 {
 		err = w.scan(ctx, func(p redis.Pipeliner, body string, _ float64) {
-			if name, _, _, err := w.open(body); err == nil && found[name] != fingerprint(body) {
+			// What was appended meanwhile was not found, and is not there twice.
+			if name, _, _, err := w.open(body); err == nil && twice[name] && found[name] != fingerprint(body) {
 				p.ZRem(ctx, w.set, body)
 			}
 		})
