@@ -423,6 +423,70 @@ func TestFeedKeepsWhatIsAppendedWhileTheSetIsRead(t *testing.T) {
 	}
 }
 
+// Of a record under both seal keys, a replica of the first rollout takes one
+// form out, and one of the second replaces the other at the same time.
+func TestFeedKeepsARecordThatIsSealedAnewWhileTheSetIsRead(t *testing.T) {
+	older, newer := sealKey(1), sealKey(2)
+	const records = 40 // which form stays is a matter of chance
+	for _, after := range []bool{false, true} {
+		t.Run(map[bool]string{false: "before the second scan", true: "after it"}[after], func(t *testing.T) {
+			_, cfg, client := standalone(t)
+			a := join(t, joining{cfg: cfg, keys: [][]byte{older, newer}})
+			a.current()
+			box, err := seal.New(cfg.Prefix, newer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			store, err := redisstore.Open(cfg, box, redisstore.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer store.Close()
+			second, err := store.Feed()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for n := range records {
+				a.revoke(fmt.Sprint("s", n))
+			}
+			a.Each(func(name [16]byte, value []byte, expires time.Time) bool {
+				if err := second.Append(t.Context(), name, value, expires); err != nil {
+					t.Error(err)
+				}
+				return true
+			})
+			a.revoke("once")
+			a.stop()
+
+			h := newHalt()
+			b := join(t, joining{cfg: cfg, keys: [][]byte{older, newer}, hook: h.secondScan(after)})
+			h.meanwhile(t, func() {
+				c := join(t, joining{cfg: cfg, keys: [][]byte{newer, older}})
+				c.current()
+				c.stop()
+			})
+			b.current()
+			b.stop() // before it could write anything back
+			if n := len(members(t, client)); n < records+1 {
+				t.Errorf("%d members, want at least one form of each of %d records", n, records+1)
+			}
+			d := join(t, joining{cfg: cfg, keys: [][]byte{newer, older}})
+			d.current()
+			for n := range records {
+				if !d.knows(fmt.Sprint("s", n)) {
+					t.Errorf("s%d is lost", n)
+				}
+			}
+			if !d.knows("once") {
+				t.Error("what had one form is lost")
+			}
+			if n := len(members(t, client)); n != records+1 {
+				t.Errorf("%d members when all is read, want %d", n, records+1)
+			}
+		})
+	}
+}
+
 func TestFeedStandsWhatIsPlanted(t *testing.T) {
 	big := strings.Repeat("x", 8<<20)
 	for name, plant := range map[string]func(ctx context.Context, c *redis.Client) error{

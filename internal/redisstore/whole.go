@@ -1,10 +1,12 @@
 package redisstore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"time"
 
@@ -28,12 +30,16 @@ func (w *follower) whole(ctx context.Context) error {
 	return nil
 }
 
-// readSet merges all members of the set. Of two sealed forms of one record only
-// one stays; what is no record of ours is taken out, and a form under an older
-// key is replaced.
+// readSet merges all members of the set. What is no record of ours is taken out,
+// a form under an older key is replaced, and of several sealed forms of one
+// record those that were there throughout are made one.
+//
+// Others do the same at the same time, with other keys first, so that what was
+// read may be gone. Whoever takes a form out therefore puts one in at the same
+// step: at any time one is there.
 func (w *follower) readSet(ctx context.Context) (map[[16]byte]uint64, error) {
 	w.read = time.Now()
-	found, twice := map[[16]byte]uint64{}, map[[16]byte]bool{}
+	found, twice := map[[16]byte]uint64{}, map[[16]byte][]string{}
 	err := w.scan(ctx, func(p redis.Pipeliner, body string, score float64) {
 		if math.IsInf(score, 1) && foreign(w.store.box.Check([]byte(body))) {
 			return // another fleet's mark
@@ -61,7 +67,7 @@ func (w *follower) readSet(ctx context.Context) (map[[16]byte]uint64, error) {
 		form, there := found[name]
 		other := fingerprint(body)
 		if there && other != form {
-			twice[name] = true
+			twice[name] = nil
 		}
 		if !there || other < form {
 			found[name] = other
@@ -69,18 +75,48 @@ func (w *follower) readSet(ctx context.Context) (map[[16]byte]uint64, error) {
 	})
 	_, w.marked = found[mark]
 	if err == nil && len(twice) > 0 {
-		err = w.scan(ctx, func(p redis.Pipeliner, body string, _ float64) {
-			// What was appended meanwhile was not found, and is not there twice.
-			if name, _, _, err := w.open(body); err == nil && twice[name] && found[name] != fingerprint(body) {
-				p.ZRem(ctx, w.set, body)
-			}
-		})
+		err = w.unite(ctx, twice)
 	}
 	return found, err
 }
 
+// unite leaves one form of each of these records, the same at every replica.
+func (w *follower) unite(ctx context.Context, forms map[[16]byte][]string) error {
+	if err := w.scan(ctx, func(_ redis.Pipeliner, body string, _ float64) {
+		name, _, _, err := w.open(body)
+		if all, asked := forms[name]; err == nil && asked {
+			forms[name] = append(all, body)
+		}
+	}); err != nil {
+		return err
+	}
+	p := w.client.TxPipeline()
+	for name, all := range forms {
+		slices.SortFunc(all, func(a, b string) int { return cmp.Compare(fingerprint(a), fingerprint(b)) })
+		all = slices.Compact(all) // a scan may show a member twice
+		if len(all) < 2 {
+			continue // somebody else has done it
+		}
+		_, _, expires, _ := w.open(all[0])
+		p.ZAdd(ctx, w.set, redis.Z{Score: scoreOf(name, expires), Member: all[0]})
+		for _, body := range all[1:] {
+			p.ZRem(ctx, w.set, body)
+		}
+		if p.Len() >= pageSize {
+			if _, err := p.Exec(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	if p.Len() == 0 {
+		return nil
+	}
+	_, err := p.Exec(ctx)
+	return err
+}
+
 // scan calls each for every member of the set; what each adds to p is carried
-// out afterwards.
+// out after its page, in one step.
 func (w *follower) scan(ctx context.Context, each func(p redis.Pipeliner, body string, score float64)) error {
 	cursor := uint64(0)
 	for {
@@ -88,7 +124,7 @@ func (w *follower) scan(ctx context.Context, each func(p redis.Pipeliner, body s
 		if err != nil {
 			return err
 		}
-		p := w.client.Pipeline()
+		p := w.client.TxPipeline()
 		for i := 0; i+1 < len(members); i += 2 {
 			score, err := strconv.ParseFloat(members[i+1], 64)
 			if err != nil {
