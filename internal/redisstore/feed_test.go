@@ -487,6 +487,47 @@ func TestFeedKeepsARecordThatIsSealedAnewWhileTheSetIsRead(t *testing.T) {
 	}
 }
 
+// Between two readings of the stream something came, and then all was lost: our
+// own heartbeat, which comes back through what is new, shows nothing of that.
+func TestFeedThatLostWhatWasNotYetReadIsNotCurrent(t *testing.T) {
+	_, cfg, client := standalone(t)
+	a := join(t, joining{cfg: cfg})
+	a.current()
+	h, began, compared, stood := newHalt(), make(chan struct{}), false, false
+	b := join(t, joining{cfg: cfg, hook: between{before: func(all []redis.Cmder) {
+		select {
+		case <-began:
+		default:
+			return
+		}
+		switch last := all[len(all)-1].Name(); {
+		case slices.ContainsFunc(all, func(c redis.Cmder) bool { return c.Name() == "zcount" }):
+			compared = true // the next comparison, which finds out as well, is 2 s away
+		case compared && !stood && strings.HasPrefix(last, "x"):
+			stood = true
+			h.stand()
+		}
+	}}})
+	b.current()
+	close(began)
+	var at time.Time
+	h.meanwhile(t, func() {
+		a.revoke("alice")
+		at = time.Now()
+		if err := client.FlushAll(t.Context()).Err(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	eventually(t, 15*time.Second, "it is written back, and known", func() bool {
+		since, lag, knows := time.Since(at), b.State().Lag, b.knows("alice")
+		if !knows && lag < since {
+			t.Fatalf("REV-06: a list that lacks a revocation of %s ago is said to be as of %s ago", since, lag)
+		}
+		return knows
+	})
+	b.current()
+}
+
 func TestFeedStandsWhatIsPlanted(t *testing.T) {
 	big := strings.Repeat("x", 8<<20)
 	for name, plant := range map[string]func(ctx context.Context, c *redis.Client) error{

@@ -181,11 +181,15 @@ func (w *follower) poll(ctx context.Context) error {
 	for {
 		var beat *redis.StringCmd
 		var news *redis.XStreamSliceCmd
+		var here *redis.XMessageSliceCmd
 		_, err := w.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 			if time.Since(w.beaten) >= w.pace().MaxDelay/2 {
 				beat = w.heartbeat(ctx, p)
 			}
 			news = p.XRead(ctx, &redis.XReadArgs{Streams: []string{w.stream, w.last}, Count: pageSize, Block: -1})
+			if w.last != "0-0" {
+				here = p.XRevRangeN(ctx, w.stream, w.last, w.last, 1)
+			}
 			return nil
 		})
 		if beat != nil && beat.Err() == nil && !before(w.last, beat.Val()) {
@@ -196,6 +200,10 @@ func (w *follower) poll(ctx context.Context) error {
 		read, readErr := news.Result()
 		if readErr != nil && !errors.Is(readErr, redis.Nil) {
 			return w.heal(ctx, w.stream, readErr)
+		}
+		if here != nil && len(here.Val()) == 0 {
+			// What XREAD shows may have a gap before it: it was trimmed, or flushed.
+			w.doubt = true
 		}
 		messages := 0
 		for _, s := range read {
