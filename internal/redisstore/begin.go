@@ -15,10 +15,15 @@ var (
 	errLost  = errors.New("redis has lost its list, and other replicas are about to write it back")
 )
 
-// What the wait for other replicas comes to, where they are silent and at most.
 const (
+	// silentFor is how long no heartbeat comes until the other replicas are
+	// believed to be gone.
 	silentFor = 5 * time.Second
-	waitFor   = 3 * silentFor
+	// waitFor is the most that they are waited for while heartbeats come. To read
+	// millions of records and put them back takes minutes; a fleet that has not
+	// done so by then can't, and without a bound whoever repeats its heartbeats
+	// would keep every new replica from beginning.
+	waitFor = 10 * time.Minute
 )
 
 // begin reads the stream's end, then the set: what is appended in between is
@@ -66,7 +71,9 @@ type wait struct {
 }
 
 // others says whether another replica lives that may hold what the set has
-// lost: messages come, or it is too early to tell.
+// lost: messages come, or it is too early to tell. Meanwhile the list here is
+// not complete, and revocation.on_outage decides; what would be adopted instead
+// may lack what others hold.
 func (w *wait) others(newest string, maxDelay time.Duration) bool {
 	if newest == "" {
 		return false
@@ -78,7 +85,7 @@ func (w *wait) others(newest string, maxDelay time.Duration) bool {
 	if newest != w.newest {
 		w.newest, w.moved = newest, now
 	}
-	return now.Sub(w.moved) < max(silentFor, 2*maxDelay) && now.Sub(w.since) < max(waitFor, 6*maxDelay)
+	return now.Sub(w.moved) < max(silentFor, 2*maxDelay) && now.Sub(w.since) < waitFor
 }
 
 // adopt takes a set that is not known to be whole for the list, where nobody is

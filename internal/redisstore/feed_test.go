@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -526,6 +529,103 @@ func TestFeedThatLostWhatWasNotYetReadIsNotCurrent(t *testing.T) {
 		return knows
 	})
 	b.current()
+}
+
+// A list that takes long to read is written back without delay all the same.
+func TestFeedIsJoinedOnlyWhenAllIsWrittenBack(t *testing.T) {
+	t.Parallel()
+	_, cfg, client := standalone(t)
+	a := join(t, joining{cfg: cfg})
+	a.current()
+	slow := between{after: func(all []redis.Cmder) {
+		if all[0].Name() == "zscan" {
+			time.Sleep(time.Second) // so much longer it is not read anew, where nothing is lost
+		}
+	}}
+	b := join(t, joining{cfg: cfg, hook: slow})
+	b.current()
+	a.revoke("alice")
+	eventually(t, 5*time.Second, "it is at the other", func() bool { return b.knows("alice") })
+	a.stop() // its writer
+	if err := client.FlushAll(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 5*time.Second, "a heartbeat", func() bool { return client.XLen(t.Context(), feedStream).Val() > 0 })
+	c := join(t, joining{cfg: cfg})
+	eventually(t, 30*time.Second, "the list is complete", func() bool { return c.State().Complete })
+	if !c.knows("alice") {
+		t.Errorf("REV-06: a replica took what was left for the whole:\n%s", c.log.String())
+	}
+}
+
+// Others may take long to put back a large list, and live as long as they say so.
+func TestFeedWaitsForOthersWhileTheyLive(t *testing.T) {
+	for name, c := range map[string]struct {
+		silence  time.Duration // after so long no heartbeat came
+		want     time.Duration // what is waited in all, by steps of a second
+		maxDelay time.Duration
+	}{
+		"they fall silent": {time.Minute, time.Minute + 5*time.Second, time.Second},
+		"rare heartbeats":  {time.Minute, time.Minute + 2*time.Minute, time.Minute},
+		"they never write": {time.Hour, 10 * time.Minute, time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var w redisstore.Wait
+				start, newest := time.Now(), "1-0"
+				for w.Others(newest, c.maxDelay) {
+					time.Sleep(time.Second)
+					if since := time.Since(start); since <= c.silence {
+						newest = since.String()
+					}
+				}
+				if got := time.Since(start); got != c.want {
+					t.Errorf("waited for %s, want %s", got, c.want)
+				}
+			})
+		})
+	}
+	if new(redisstore.Wait).Others("", time.Second) {
+		t.Error("it is waited for nobody")
+	}
+}
+
+// A replica that reads a large list is not taken for dead by those that wait.
+func TestFeedShowsThatItLivesWhileTheSetIsRead(t *testing.T) {
+	t.Parallel()
+	_, cfg, client := standalone(t)
+	a := join(t, joining{cfg: cfg})
+	a.current()
+	for n := range 1600 { // four pages
+		a.revoke(fmt.Sprint("s", n))
+	}
+	var pages atomic.Int64
+	b := join(t, joining{cfg: cfg, hook: between{after: func(all []redis.Cmder) {
+		if all[0].Name() == "zscan" && pages.Add(1) > 4 {
+			time.Sleep(700 * time.Millisecond)
+		}
+	}}})
+	b.current()
+	a.stop()
+	eventually(t, 10*time.Second, "the first reading is over", func() bool { return pages.Load() >= 4 })
+	client.ZRemRangeByScore(t.Context(), feedSet, "+inf", "+inf") // the mark: all is read again
+	eventually(t, 15*time.Second, "the mark is back", func() bool { return client.ZCount(t.Context(), feedSet, "+inf", "+inf").Val() > 0 })
+	before := client.XLen(t.Context(), feedStream).Val()
+	eventually(t, 5*time.Second, "a heartbeat after it", func() bool { return client.XLen(t.Context(), feedStream).Val() > before })
+	all, err := client.XRevRange(t.Context(), feedStream, "+", "-").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ms := func(m redis.XMessage) int64 {
+		text, _, _ := strings.Cut(m.ID, "-")
+		n, _ := strconv.ParseInt(text, 10, 64)
+		return n
+	}
+	for n, m := range all[1:min(len(all), 30)] {
+		if gap := ms(all[n]) - ms(m); gap > 1500 {
+			t.Errorf("no heartbeat for %d ms", gap)
+		}
+	}
 }
 
 func TestFeedStandsWhatIsPlanted(t *testing.T) {

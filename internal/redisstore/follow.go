@@ -45,6 +45,7 @@ const (
 	wholeEvery   = time.Hour        // also where nothing differs
 	wholeAtMost  = time.Second      // between two readings of the set
 	wholeShare   = 20               // and as many times as long as one took
+	lostShare    = 2                // the same, until what was lost is written back
 	quietFor     = 15 * time.Second // until a foreign record is believed to be gone
 	// toldAtOnce is how many written-back records the others hear of through
 	// the stream; more than that they find by comparing.
@@ -70,7 +71,7 @@ type follower struct {
 
 	begun   bool
 	waiting wait                 // for others, before it began
-	marked  bool                 // the set was, when it was last read
+	marked  bool                 // the set was, when it was last looked at
 	last    string               // message of the stream up to which all was read
 	beats   map[uint64]time.Time // heartbeats that have not come back
 	beat    uint64
@@ -166,8 +167,11 @@ func (w *follower) round(ctx context.Context) error {
 
 // due says whether the whole set has to be read.
 func (w *follower) due() bool {
-	since := time.Since(w.read)
-	if since < max(wholeAtMost, wholeShare*w.took) {
+	since, share := time.Since(w.read), time.Duration(wholeShare)
+	if !w.marked { // replicas that start wait for the mark, and answer nothing
+		share = lostShare
+	}
+	if since < max(wholeAtMost, share*w.took) {
 		return false
 	}
 	return w.doubt || since >= wholeEvery || w.othersDue() || !w.unfamiliar.IsZero()
@@ -225,7 +229,7 @@ func (w *follower) poll(ctx context.Context) error {
 
 // heartbeat adds ours. Its number is sealed: one that is put back later is not
 // waited for any more.
-func (w *follower) heartbeat(ctx context.Context, p redis.Pipeliner) *redis.StringCmd {
+func (w *follower) heartbeat(ctx context.Context, p redis.Cmdable) *redis.StringCmd {
 	w.beat++
 	w.beaten = time.Now()
 	w.beats[w.beat] = w.beaten
@@ -239,6 +243,16 @@ func (w *follower) heartbeat(ctx context.Context, p redis.Pipeliner) *redis.Stri
 		Stream: w.stream, MaxLen: streamLength, Approx: true,
 		Values: []any{fieldKind, heartbeatKind, fieldFrom, w.replica, fieldBody, w.store.box.Seal(seal.Heartbeat, w.stream, plain)},
 	})
+}
+
+// alive adds a heartbeat while the set is read or written, which may take longer
+// than a replica that waits puts up with silence. Its coming back would prove
+// nothing. An error is met by poll again.
+func (w *follower) alive(ctx context.Context) {
+	if w.begun && time.Since(w.beaten) >= w.pace().MaxDelay/2 {
+		_ = w.heartbeat(ctx, w.client).Err()
+		delete(w.beats, w.beat)
+	}
 }
 
 // take looks at one message of the stream.
@@ -336,8 +350,11 @@ func (w *follower) compare(ctx context.Context) error {
 	if m := newest.Val(); w.last != "0-0" && (len(m) == 0 || before(m[0].ID, w.last)) {
 		w.doubt = true // the stream was longer before
 	}
+	if marks.Val() == 0 {
+		w.marked, w.doubt = false, true
+	}
 	differed := int(count.Val()) != w.records.Live(now)
-	w.doubt = w.doubt || differed && w.differed || marks.Val() == 0
+	w.doubt = w.doubt || differed && w.differed
 	w.differed = differed
 	return nil
 }

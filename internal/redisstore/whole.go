@@ -137,6 +137,7 @@ func (w *follower) scan(ctx context.Context, each func(p redis.Pipeliner, body s
 				return err
 			}
 		}
+		w.alive(ctx)
 		if cursor = next; cursor == 0 {
 			return nil
 		}
@@ -163,6 +164,7 @@ func (w *follower) writeBack(ctx context.Context, found map[[16]byte]uint64) err
 		w.put(ctx, p, name, value, expires, missing <= toldAtOnce)
 		if p.Len() >= pageSize {
 			_, failed = p.Exec(ctx)
+			w.alive(ctx)
 		}
 		return failed == nil
 	})
