@@ -11,8 +11,9 @@ import (
 )
 
 var (
-	errEmpty = errors.New("redis has no list, and revocation.require_existing forbids to begin one")
-	errLost  = errors.New("redis has lost its list, and other replicas are about to write it back")
+	errEmpty   = errors.New("redis has no list, and revocation.require_existing forbids to begin one")
+	errLost    = errors.New("redis has lost its list, and other replicas are about to write it back")
+	errForeign = errors.New("redis has no whole list, and revocations that can't be read here")
 )
 
 const (
@@ -37,11 +38,16 @@ func (w *follower) begin(ctx context.Context) error {
 	if len(tail) > 0 {
 		w.last = tail[0].ID
 	}
+	w.unfamiliar = time.Time{} // of an earlier try
 	found, err := w.readSet(ctx)
 	if err != nil {
 		return w.heal(ctx, w.set, err)
 	}
-	if !w.marked && w.unfamiliar.IsZero() {
+	if !w.marked {
+		if !w.unfamiliar.IsZero() && !w.records.Held() {
+			// To adopt it would call whole what nobody here can read, and mark it so.
+			return errForeign
+		}
 		if w.waiting.others(w.newest(tail), w.pace().MaxDelay) {
 			return errLost
 		}

@@ -785,6 +785,28 @@ func TestFeedOfAnEmptyStore(t *testing.T) {
 		}
 		join(t, joining{cfg: cfg}).current()
 	})
+	t.Run("is refused under require_existing with something foreign in it", func(t *testing.T) {
+		_, cfg, client := standalone(t)
+		plant := foreignRecord(t, cfg, client)
+		a := join(t, joining{cfg: cfg, requireExisting: true})
+		eventually(t, 10*time.Second, "it says so", func() bool { return strings.Contains(a.log.String(), "can't be read here") })
+		begun := func() bool {
+			return client.ZCount(t.Context(), feedSet, "+inf", "+inf").Val() > 0 || client.XLen(t.Context(), feedStream).Val() > 0
+		}
+		for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			if begun() {
+				t.Fatal("a list that nobody has called whole was begun")
+			}
+		}
+		client.ZRem(t.Context(), feedSet, plant)
+		time.Sleep(500 * time.Millisecond)
+		if s := a.State(); begun() || s.Complete {
+			t.Errorf("the foreign entry is gone: %+v", s)
+		}
+		b := join(t, joining{cfg: cfg}) // an operator's word
+		b.current()
+		a.current()
+	})
 	t.Run("is refused under require_existing", func(t *testing.T) {
 		_, cfg, _ := standalone(t)
 		a := join(t, joining{cfg: cfg, requireExisting: true})
@@ -796,6 +818,21 @@ func TestFeedOfAnEmptyStore(t *testing.T) {
 		b.current()
 		a.current()
 	})
+}
+
+// foreignRecord puts a record under an unknown seal key into the set.
+func foreignRecord(t *testing.T, cfg redisstore.Config, client *redis.Client) string {
+	t.Helper()
+	box, err := seal.New(cfg.Prefix, sealKey(9))
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := string(box.Seal(seal.Revocation, feedSet, make([]byte, 40)))
+	end := time.Now().Add(time.Hour).Unix()
+	if err := client.ZAdd(t.Context(), feedSet, redis.Z{Score: float64(end), Member: body}).Err(); err != nil {
+		t.Fatal(err)
+	}
+	return body
 }
 
 func TestFeedSealKeysAreRotated(t *testing.T) {
