@@ -316,6 +316,36 @@ func TestFeed(t *testing.T) {
 	})
 }
 
+// The record stays in redis otherwise, and its deletion beside it: more than is
+// counted here, for as long as both last.
+func TestFeedTakesADeletedRecordOut(t *testing.T) {
+	t.Parallel()
+	_, cfg, client := standalone(t)
+	var readings atomic.Int64
+	a := join(t, joining{cfg: cfg, hook: between{before: func(all []redis.Cmder) {
+		if all[0].Name() == "zscan" {
+			readings.Add(1)
+		}
+	}}})
+	a.current()
+	a.revoke("kept")
+	gone := a.revoke("gone")
+	if err := a.Delete(t.Context(), gone.Name, "ops"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 10*time.Second, "what was kept and the deletion are left", func() bool { return len(members(t, client)) == 2 })
+	before := readings.Load()
+	time.Sleep(5 * time.Second)
+	if n := readings.Load() - before; n > 0 {
+		t.Errorf("the whole set was read %d times in 5 s although nothing differs", n)
+	}
+	b := join(t, joining{cfg: cfg})
+	b.current()
+	if !b.knows("kept") || b.knows("gone") {
+		t.Errorf("a replica that comes later knows what was kept: %v, what was deleted: %v", b.knows("kept"), b.knows("gone"))
+	}
+}
+
 func TestFeedWritesBackWhatRedisLost(t *testing.T) {
 	for name, lose := range map[string]func(t *testing.T, c *redis.Client){
 		"FLUSHALL": func(t *testing.T, c *redis.Client) {

@@ -20,6 +20,9 @@ type Records interface {
 	// Merge takes a record that came from Redis. An error means that another
 	// release wrote it, and that it can't be told what it says.
 	Merge(name [16]byte, value []byte, expires time.Time) error
+	// Deleted says whether a record was taken back by another, which is here and
+	// lasts as long: nobody needs the first one any more.
+	Deleted(name [16]byte) bool
 	// Each yields every live record.
 	Each(yield func(name [16]byte, value []byte, expires time.Time) bool)
 	// Live is how many there are at now.

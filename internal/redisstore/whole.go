@@ -31,12 +31,12 @@ func (w *follower) whole(ctx context.Context) error {
 }
 
 // readSet merges all members of the set. What is no record of ours is taken out,
-// a form under an older key is replaced, and of several sealed forms of one
-// record those that were there throughout are made one.
+// and so is what was deleted; a form under an older key is replaced, and several
+// sealed forms of one record are made one.
 //
 // Others do the same at the same time, with other keys first, so that what was
-// read may be gone. Whoever takes a form out therefore puts one in at the same
-// step: at any time one is there.
+// read may be gone. Whoever takes out a form of what is to stay therefore puts
+// one in at the same step: at any time one is there.
 func (w *follower) readSet(ctx context.Context) (map[[16]byte]uint64, error) {
 	w.read = time.Now()
 	found, twice := map[[16]byte]uint64{}, map[[16]byte][]string{}
@@ -51,6 +51,9 @@ func (w *follower) readSet(ctx context.Context) (map[[16]byte]uint64, error) {
 		case err != nil:
 			w.metrics.add(ctx, "broken", 1)
 			p.ZRem(ctx, w.set, body)
+			return
+		case name != mark && w.records.Deleted(name):
+			p.ZRem(ctx, w.set, body) // it isn't counted here, so counts would differ until its end
 			return
 		case score != scoreOf(name, expires): // scores are not sealed
 			w.metrics.add(ctx, "broken", 1)

@@ -428,6 +428,15 @@ func (l *List) Merge(name Name, value []byte, expires time.Time) error {
 	return nil
 }
 
+// Deleted says whether a revocation was taken back; the deletion is here, and
+// lasts as long.
+func (l *List) Deleted(name Name) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	_, gone := l.index.deleted[name]
+	return gone
+}
+
 // DroppedKey is when a key of an issuer was last withdrawn, by its thumbprint;
 // the zero time for never.
 func (l *List) DroppedKey(iss string, thumbprint [32]byte) (at time.Time) {
