@@ -50,9 +50,11 @@ const (
 	heartbeatKind = "heartbeat"
 )
 
-// mark names the member of the set that says that it is whole. A set without one
-// has begun anew, and may lack what other replicas still hold. Its name is no
-// record's, and its end is never: its score is +inf.
+// mark names the member of the set which says that a replica with our seal keys
+// has put all that it held there since the set began. A set without one has begun
+// anew, and may lack what other replicas still hold. It says nothing of a record
+// that was lost since; that is found by comparing. Its name is no record's, and
+// its end is never: its score is +inf.
 var mark = [16]byte{}
 
 func scoreOf(name [16]byte, expires time.Time) float64 {
