@@ -13,11 +13,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -397,6 +400,37 @@ func TestAKeyOfAnIssuerIsNoneOfOurs(t *testing.T) {
 	if got := s.exit(); got != exitUsage || !strings.Contains(s.log.String(), "is a key of issuer idp as well") {
 		t.Errorf("got status %d and %s, want %d and why", got, s.log, exitUsage)
 	}
+}
+
+// Our public keys can be read by everyone, and so published by anyone.
+func TestAKeyOfOursThatAnIssuerPublishesStopsNothing(t *testing.T) {
+	good, goodISS := newIssuer(t, "ES256")
+	other, _ := newIssuer(t, "ES256")
+	var set atomic.Value
+	set.Store(string(other.JWKS()))
+	partner := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, set.Load()) }))
+	t.Cleanup(partner.Close)
+	config := "state: {path: " + filepath.Join(t.TempDir(), "state") + "}\n" +
+		strings.Replace(signingWith(goodISS, "{file: "+newEC(t)+"}"), "issuers:\n", "issuers:\n"+row("partner", partner.URL), 1)
+	s := start(t, config)
+	set.Store(s.jwks())
+	s.hangup(config, reloaded)
+	s.eventually("the partner's keys are saved", func() bool {
+		return s.metric(`introspectd_jwks_state_total{issuer="partner",operation="save",result="done"}`) == "2"
+	})
+
+	s.hangup(config, reloaded)
+	if got := s.wrote("an issuer publishes a key of ours as its own", 1); got[0]["issuer"] != "partner" {
+		t.Errorf("got the warning %v, want it to name the issuer", got[0])
+	}
+	if got := s.introspect(good.Mint(nil)); got["active"] != true {
+		t.Errorf("another issuer's token: got %v, want it active", got)
+	}
+	s.signal(syscall.SIGTERM)
+	if got := s.exit(); got != exitOK {
+		t.Fatalf("exit status: got %d, want 0", got)
+	}
+	start(t, config) // with the partner's keys out of the state
 }
 
 func TestAGeneratedKeySurvivesARestart(t *testing.T) {

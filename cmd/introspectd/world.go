@@ -264,7 +264,7 @@ func (p *process) build(cfg *config.Config, before *world) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	if w.signer, err = w.newSigner(); err != nil {
+	if w.signer, err = w.newSigner(p.log); err != nil {
 		return nil, err
 	}
 	ready := func() httpapi.Readiness {
@@ -320,7 +320,12 @@ func assertionStore(cfg *config.Config, before *world) *memstore.Store {
 }
 
 // newSigner returns what signs by the configuration of w, nil for nothing.
-func (w *world) newSigner() (*sign.Signer, error) {
+//
+// A key of ours among the files of an issuer is a slip of the operator, and
+// refused. What an issuer publishes is its own affair: our public keys are there
+// for everyone to copy, and who does so must not keep us from starting. It gains
+// nothing by that, as no issuer can have our iss.
+func (w *world) newSigner(log *slog.Logger) (*sign.Signer, error) {
 	if !w.config.Signing.Enabled() {
 		return nil, nil
 	}
@@ -329,9 +334,14 @@ func (w *world) newSigner() (*sign.Signer, error) {
 		return nil, err
 	}
 	for _, row := range w.config.Issuers {
-		for _, k := range w.keys[row.Name].keys.State().Keys {
-			if slices.Contains(keys.IDs(), k.Thumbprint.String()) {
+		theirs := w.keys[row.Name].keys
+		for _, k := range theirs.State().Keys {
+			switch {
+			case !slices.Contains(keys.IDs(), k.Thumbprint.String()):
+			case theirs.Local():
 				return nil, fmt.Errorf("the signing key %s is a key of issuer %s as well: what we sign must never pass for its tokens", k.Thumbprint, row.Name)
+			default:
+				log.Warn("an issuer publishes a key of ours as its own", "issuer", row.Name, "kid", k.Thumbprint.String())
 			}
 		}
 	}

@@ -418,6 +418,10 @@ func (k *Keys) Digest() [32]byte {
 	return [32]byte{}
 }
 
+// Local tells whether the keys are configuration: in files or in a trust store.
+// They are never fetched, and only the operator takes one away.
+func (k *Keys) Local() bool { return k.cfg.local() }
+
 // Ready tells whether a usable set with a key that may verify is at hand.
 func (k *Keys) Ready() bool {
 	h := k.usable()
