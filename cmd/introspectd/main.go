@@ -127,7 +127,8 @@ func (s *settings) path(t terminal) string {
 	return configFile
 }
 
-// load reads the configuration that is meant; faults mean exit status 2.
+// load reads the configuration that is meant; faults mean exit status 2, and
+// leave a Config that is good for its Files alone.
 func (s *settings) load(t terminal) (*config.Config, error) {
 	flags := map[string]string{}
 	if s.listen != "" {
@@ -138,7 +139,7 @@ func (s *settings) load(t terminal) (*config.Config, error) {
 	}
 	cfg, err := config.Load(s.path(t), config.Options{Flags: flags, Env: t.env})
 	if err != nil {
-		return nil, failure{exitUsage, fmt.Errorf("the configuration is at fault:\n%w", err)}
+		return cfg, failure{exitUsage, fmt.Errorf("the configuration is at fault:\n%w", err)}
 	}
 	return cfg, nil
 }

@@ -168,6 +168,74 @@ func TestChangedFilesAreReadWithoutASignal(t *testing.T) {
 	})
 }
 
+// What a refused configuration names is looked at as well: a Secret may come
+// after the ConfigMap that names it.
+func TestRefusedReloadIsTriedAgainWhenItsFilesChange(t *testing.T) {
+	t.Parallel()
+	_, iss := newIssuer(t, "ES256")
+	issuers := "issuers:\n" + row("idp", iss)
+	dir := t.TempDir()
+	file := func(name string) string { return filepath.Join(dir, name) }
+	withSecret := oneCaller + fmt.Sprintf("  - {id: new, secrets: [{file: %s}], may: [introspect], any_issuer: true, any_audience: true}\n", file("secret")) + issuers
+	for _, tt := range []struct{ name, config, file, bad, good string }{
+		{"a secret that comes later", withSecret, file("secret"), "", otherSecret},
+		{"a fault in an included file", oneCaller + "include: [" + file("part.yaml") + "]\n" + issuers, file("part.yaml"), "callers: [{id: new, nonsense: 1}]\n", "callers:\n" + caller("new", otherSecret)},
+		{"an included file that can't be read as YAML", oneCaller + "include: [" + file("broken.yaml") + "]\n" + issuers, file("broken.yaml"), "\t{", "callers:\n" + caller("new", otherSecret)},
+		{"a file that only an included one names", oneCaller + "include: [" + file("inner.yaml") + "]\n" + issuers, file("inner"), "", otherSecret},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t, oneCaller+issuers)
+			if tt.bad != "" {
+				writeFile(t, tt.file, tt.bad)
+			}
+			writeFile(t, file("inner.yaml"), fmt.Sprintf("callers: [{id: new, secrets: [{file: %s}], may: [introspect], any_issuer: true, any_audience: true}]\n", file("inner")))
+			s.write(tt.config)
+			s.wrote(refused, 1)
+			putFile(t, tt.file, []byte(tt.good))
+			s.wrote(reloaded, 1)
+			if got := s.metric(lastReload); got != "1" {
+				t.Errorf("%s: got %q, want 1", lastReload, got)
+			}
+			if status, _ := s.postAs("new", otherSecret, "/introspect", url.Values{"token": {"x"}}); status != http.StatusOK {
+				t.Errorf("the new caller: got %d, want 200", status)
+			}
+		})
+	}
+}
+
+func TestTheSameRefusalIsToldOnce(t *testing.T) {
+	_, iss := newIssuer(t, "ES256")
+	dir := t.TempDir()
+	secret, issuers := filepath.Join(dir, "secret"), "issuers:\n"+row("idp", iss)
+	pid1 := newSystemd(t, filepath.Join(dir, "notify"))
+	s := launch(t, oneCaller+issuers)
+	pid1.wants("READY", "1")
+	s.write(oneCaller + fmt.Sprintf("  - {id: new, secrets: [{file: %s}], may: [introspect], any_issuer: true, any_audience: true}\n", secret) + issuers)
+	// The secret is a file that is new to us, so that there is a second try.
+	for range 2 {
+		pid1.wants("RELOADING", "1")
+		pid1.wants("READY", "1")
+	}
+	writeFile(t, secret, otherSecret)
+	s.wrote(reloaded, 1)
+	if got := s.lines(refused); len(got) != 1 {
+		t.Errorf("two tries with the same fault: got %v, want one line", got)
+	}
+}
+
+// What is no file is never read to its end.
+func TestPipesAndDevicesAreNotWatched(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	paths := []string{pipe, "/dev/zero", t.TempDir()}
+	if contentOf(paths) != contentOf(paths) {
+		t.Error("got two digests of one content")
+	}
+}
+
 // An operator who changes how long keys are good for while an issuer is away
 // must not lose them by it.
 func TestChangedKeySettingsKeepTheKeys(t *testing.T) {

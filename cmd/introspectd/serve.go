@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -165,13 +166,19 @@ func flush(tel *telemetry.Telemetry) {
 	}
 }
 
+// tryAgain is the time between two readings of a configuration that is refused
+// for what lies in no file, such as a directory that can't be written.
+const tryAgain = 30 * time.Second
+
 // watch reloads on a hangup, which also fetches every issuer's keys, and when
-// the content of a file that was read has changed, until ctx ends.
+// the content of a file that was read has changed, until ctx ends. After a
+// refusal that goes for the files of the refused configuration as well.
 func (p *process) watch(ctx context.Context, hangups <-chan os.Signal, load func() (*config.Config, error)) {
 	var fetches sync.WaitGroup // an issuer that hangs holds up no reload
 	defer fetches.Wait()
 	tick := time.NewTicker(2 * time.Second)
 	defer tick.Stop()
+	var last *refusal // nil after a reload that went well
 	seen := contentOf(p.config().Files())
 	for {
 		hungUp := false
@@ -182,14 +189,17 @@ func (p *process) watch(ctx context.Context, hangups <-chan os.Signal, load func
 			hungUp = true
 		case <-tick.C:
 		}
-		now := contentOf(p.config().Files())
-		if now == seen && !hungUp {
+		now := contentOf(last.with(p.config().Files()))
+		if now == seen && !hungUp && !last.due() {
 			continue
 		}
 		// What was seen is older than what is read now: a change in between,
 		// or a file that is new to us, is a change at the next tick.
 		seen = now
-		p.reload(load)
+		if hungUp {
+			last = nil // whoever asks is told, also of what is no news
+		}
+		last = p.reload(load, last)
 		if hungUp {
 			p.kept.reconsider()
 			w := p.current.Load()
@@ -198,9 +208,30 @@ func (p *process) watch(ctx context.Context, hangups <-chan os.Signal, load func
 	}
 }
 
+// refusal is a reload that was refused; nil is none.
+type refusal struct {
+	config *config.Config // as far as it could be read
+	cause  string
+	at     time.Time
+}
+
+// with adds the files of the refused configuration, each once.
+func (r *refusal) with(files []string) []string {
+	if r == nil {
+		return files
+	}
+	files = append(files, r.config.Files()...)
+	slices.Sort(files)
+	return slices.Compact(files)
+}
+
+// due says whether the time has come to try again.
+func (r *refusal) due() bool { return r != nil && time.Since(r.at) >= tryAgain }
+
 // reload builds the new world beside the old one and swaps them; where it
-// can't be built, the old one goes on.
-func (p *process) reload(load func() (*config.Config, error)) {
+// can't be built, the old one goes on. What was refused before for the same
+// cause, as last says, is not told once more.
+func (p *process) reload(load func() (*config.Config, error), last *refusal) *refusal {
 	p.told(p.systemd.reloading())
 	cfg, err := load()
 	if err == nil {
@@ -216,10 +247,12 @@ func (p *process) reload(load func() (*config.Config, error)) {
 	}
 	if err != nil {
 		p.reloaded.Store(0)
-		p.log.Error("reload refused; what runs goes on", "cause", err.Error())
+		if last == nil || last.cause != err.Error() {
+			p.log.Error("reload refused; what runs goes on", "cause", err.Error())
+		}
 		p.reread()
 		p.told(p.systemd.ready("reload refused; what ran before goes on"))
-		return
+		return &refusal{cfg, err.Error(), time.Now()}
 	}
 	p.reloaded.Store(1)
 	p.told(p.systemd.ready("serving"))
@@ -227,6 +260,7 @@ func (p *process) reload(load func() (*config.Config, error)) {
 	for _, warning := range cfg.Warnings() {
 		p.log.Warn(warning)
 	}
+	return nil
 }
 
 // told logs that systemd could not be told something. The service goes on; it

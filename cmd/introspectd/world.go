@@ -419,14 +419,24 @@ func identityOf(row introspect.IssuerConfig) ([sha256.Size]byte, error) {
 	return sha256.Sum256(append(text, files[:]...)), nil
 }
 
+// maxWatched is how much of a file is looked at for changes: more than any that
+// we use has.
+const maxWatched = 16 << 20
+
 // contentOf digests the content of files; one that can't be read counts as
-// empty.
+// empty, and so does what is no file: a refused configuration may name a pipe or
+// a device, whose reading would never end.
 func contentOf(paths []string) (sum [sha256.Size]byte) {
 	h := sha256.New()
 	for _, path := range paths {
 		fmt.Fprintf(h, "%d %s\n", len(path), path)
+		info, err := os.Stat(path)
+		if err != nil || !info.Mode().IsRegular() {
+			continue
+		}
 		if f, err := os.Open(path); err == nil {
-			_, _ = io.Copy(h, f) // a half-read file has another digest when it is whole
+			fmt.Fprintf(h, "%d\n", info.Size())
+			_, _ = io.Copy(h, io.LimitReader(f, maxWatched)) // a half-read file has another digest when it is whole
 			_ = f.Close()
 		}
 	}

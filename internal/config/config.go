@@ -88,13 +88,15 @@ type Options struct {
 // Load reads file (YAML, TOML or JSON by its extension; "" means none) and
 // what it includes, adds o, fills in defaults and checks the result. An error
 // is always of type Faults and holds every fault that was found; faults in the
-// syntax of a file hide those in its values. Relative paths of other files
-// than includes are left relative to the working directory.
+// syntax of a file hide those in its values. The Config beside an error is good
+// for its Files alone, as far as they could be read: what mends the faults.
+// Relative paths of other files than includes are left relative to the working
+// directory.
 func Load(file string, o Options) (*Config, error) {
 	l := newLoader()
 	tree := l.gather(file, o)
 	if l.unreadable {
-		return nil, l.sorted()
+		return &Config{read: l.files, globs: l.globs}, l.sorted()
 	}
 	shared := tree["redis"] != nil    // before defaults are filled in: its absence means something
 	written := writtenOfIssuers(tree) // likewise
@@ -105,7 +107,7 @@ func Load(file string, o Options) (*Config, error) {
 	c.applyPresets(written)
 	l.check(c)
 	if len(l.faults) > 0 {
-		return nil, l.sorted()
+		return c, l.sorted()
 	}
 	c.nameOnlyIssuer()
 	return c, nil

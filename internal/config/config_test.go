@@ -229,6 +229,31 @@ func TestFilesStayInOrderAndShowNewIncludes(t *testing.T) {
 	}
 }
 
+// What mends a fault is often not the file that it stands in.
+func TestAConfigurationAtFaultNamesItsFiles(t *testing.T) {
+	caller := "callers: [{id: a, secrets: [{file: secret}], may: [introspect], any_audience: true}]\n"
+	for _, tt := range []struct {
+		name, main, part string
+		want             []string
+	}{
+		{"a secret that is not there", "include: [part.yaml]\n" + corp, caller, []string{"main.yaml", "part.yaml", "secret"}},
+		{"an unknown key beside it", "include: [part.yaml]\nnonsense: 1\n" + corp, caller, []string{"main.yaml", "part.yaml", "secret"}},
+		{"an included file that can't be read", "include: [part.yaml]\n" + corp, "\t{", []string{"main.yaml", "part.yaml"}},
+		{"a file that can't be read", "\t{", "", []string{"main.yaml"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			write(t, map[string]string{"main.yaml": tt.main, "part.yaml": tt.part})
+			c, err := config.Load("main.yaml", config.Options{})
+			if err == nil {
+				t.Fatal("got no fault")
+			}
+			if diff := cmp.Diff(tt.want, c.Files()); diff != "" {
+				t.Errorf("files (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 func TestAGlobThatCatchesTheFileItselfAddsNothing(t *testing.T) {
 	write(t, map[string]string{"main.yaml": "include: ['*.yaml']\nserver: {pprof: true}\n" + corp})
 	if n := len(load(t, "main.yaml", config.Options{}).Issuers); n != 1 {
