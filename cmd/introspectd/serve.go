@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -233,16 +234,16 @@ func (r *refusal) due() bool { return r != nil && time.Since(r.at) >= tryAgain }
 // cause, as last says, is not told once more.
 func (p *process) reload(load func() (*config.Config, error), last *refusal) *refusal {
 	p.told(p.systemd.reloading())
+	// Whatever becomes of the configuration: a certificate that was renewed in
+	// time must not expire because of a fault elsewhere.
+	renewed := p.certificates.Reload()
 	cfg, err := load()
 	if err == nil {
 		if keys := p.config().RestartNeeded(cfg); len(keys) > 0 {
 			err = fmt.Errorf("a change of %v needs a restart", keys)
 		}
 	}
-	if err == nil && p.certificates != nil {
-		err = p.certificates.Reload()
-	}
-	if err == nil {
+	if err = errors.Join(err, renewed); err == nil {
 		err = p.adopt(cfg)
 	}
 	if err != nil {

@@ -398,6 +398,12 @@ func TestListeners(t *testing.T) {
 		if got := serial(); got != second.leaf.SerialNumber.String() {
 			t.Errorf("serial after a reload of nonsense: got %s, want the second certificate's", got)
 		}
+		third := newCertificate(t, "127.0.0.1", ca)
+		third.write(t, dir, "server")
+		s.hangup("nonsense: 1\n"+config, refused)
+		if got := serial(); got != third.leaf.SerialNumber.String() {
+			t.Errorf("serial beside a configuration at fault: got %s, want the third certificate's: the second will expire", got)
+		}
 	})
 
 	t.Run("TLS with client certificates", func(t *testing.T) {
