@@ -172,6 +172,7 @@ func rows(t tokens) []row {
 		{name: "refreshed", operation: "POST /issuers/{name}/refresh", status: 200, admin: true, request: post("/issuers/corp/refresh").asApp()},
 		{name: "refreshed, with a body of JSON", operation: "POST /issuers/{name}/refresh", status: 200, admin: true, request: jsonBody("/issuers/corp/refresh", "{}").asApp()},
 		{name: "refreshed, with nothing left of before", operation: "POST /issuers/{name}/refresh", status: 200, admin: true, request: post("/issuers/corp/refresh?drop=true").asApp()},
+		{name: "refresh with nothing left of a trust store", operation: "POST /issuers/{name}/refresh", status: 409, admin: true, request: post("/issuers/apim/refresh?drop=true").asApp()},
 		{name: "refresh with another parameter", operation: "POST /issuers/{name}/refresh", status: 400, admin: true, request: post("/issuers/corp/refresh?drop=1").asApp()},
 		{name: "refresh that others may not know of", operation: "POST /issuers/{name}/refresh", status: 503, world: "forgetful", admin: true, request: post("/issuers/corp/refresh?drop=true").asApp()},
 		{name: "refresh by a form", operation: "POST /issuers/{name}/refresh", status: 415, admin: true, request: form("/issuers/corp/refresh", "x", "y").asApp()},

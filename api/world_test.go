@@ -171,6 +171,8 @@ func newWorldThatKeeps(t *testing.T, dir string, kept revoke.Options, change fun
 				}
 				return httpapi.ErrNoIssuer
 			},
+			// Those of corp come from a file, and stand for some that are fetched.
+			Local:        func(name string) bool { return name == "apim" },
 			Introspector: introspector, Address: "127.0.0.1:8081", PProf: cfg.Server.PProf,
 			Revocations: list, Names: names,
 		},

@@ -84,6 +84,11 @@ func TestTrustStoreOfARunningService(t *testing.T) {
 	active("a token without a kid", token(spare, ""), true)
 	active("a token by a key that isn't there", bySecond, false)
 
+	// Nobody is told that these keys were dropped, as they would go on verifying.
+	if status, _, body, err := post(s.client, s.Admin+"/issuers/apim/refresh?drop=true", "app", testSecret, nil); err != nil || status != http.StatusConflict {
+		t.Errorf("drop=true: got %d %s, %v, want 409", status, body, err)
+	}
+
 	putStore(t, path, secret, map[string]*devissuer.Key{"signer": second, "gateway_certificate_alias": spare})
 	active("the new key verifies", bySecond, true)
 	active("and the old one does not, nor what was remembered of it", byFirst, false)

@@ -277,7 +277,7 @@ func (p *process) build(cfg *config.Config, before *world) (*world, error) {
 	})
 	w.admin = httpapi.NewAdmin(httpapi.AdminOptions{
 		Callers: who, Observer: p.observer, Ready: ready, Metrics: p.telemetry.Metrics(), OpenAPI: api.OpenAPI,
-		Issuers: w.states, Refresh: w.refresh, Introspector: w.introspector, Revocations: p.kept.revocations, Names: names(cfg.Issuers),
+		Issuers: w.states, Refresh: w.refresh, Local: w.local, Introspector: w.introspector, Revocations: p.kept.revocations, Names: names(cfg.Issuers),
 		Address: cfg.Server.Admin, Hosts: cfg.Server.AdminHosts, PProf: cfg.Server.PProf,
 	})
 	w.metrics = httpapi.NewMetrics(p.observer, ready, p.telemetry.Metrics())
@@ -487,6 +487,11 @@ func (w *world) refresh(ctx context.Context, name string) error {
 		return httpapi.ErrNoIssuer
 	}
 	return k.keys.Refresh(ctx)
+}
+
+func (w *world) local(name string) bool {
+	k := w.keys[name]
+	return k != nil && k.keys.Local()
 }
 
 // refreshAll fetches the keys of every issuer, side by side. What goes wrong

@@ -33,6 +33,9 @@ type AdminOptions struct {
 	Issuers func() any
 	// Refresh fetches an issuer's keys anew; ErrNoIssuer for an unknown name.
 	Refresh func(ctx context.Context, name string) error
+	// Local tells whether an issuer's keys are configuration, which no act here
+	// takes away; false for an unknown name.
+	Local func(name string) bool
 	// Introspector explains tokens, and withdraws what they give.
 	Introspector *introspect.Introspector
 	// Revocations is the list that Introspector works with.
@@ -48,7 +51,10 @@ type AdminOptions struct {
 // ErrNoIssuer says that no issuer is configured under a name.
 var ErrNoIssuer = introspect.ErrNoIssuer
 
-const noIssuer = "no issuer of this name is configured"
+const (
+	noIssuer  = "no issuer of this name is configured"
+	localKeys = "the keys of this issuer are configuration, and go on verifying: take the key out of the configuration, or out of the trust store"
+)
 
 // NewAdmin returns the handler of the admin listener.
 func NewAdmin(o AdminOptions) http.Handler {
@@ -175,6 +181,9 @@ func (o *AdminOptions) refresh(name string) act {
 		var untold error
 		out := outcome{issuer: name}
 		if drop {
+			if o.Local(name) {
+				return out.refused(w, &problem{status: http.StatusConflict, code: "invalid_request", description: localKeys})
+			}
 			out.note = "keys dropped"
 			// Without a store there is nothing that could bring a key back.
 			if err := o.Introspector.DropKeys(ctx, name, who.ID); !errors.Is(err, revoke.ErrNoStore) {

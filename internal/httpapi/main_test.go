@@ -162,6 +162,7 @@ type setup struct {
 	refresh  map[string]error // what a refresh of an issuer comes to
 	// refreshed, when set, is called at each.
 	refreshed func()
+	local     string         // the issuer whose keys count as configuration
 	list      revoke.Options // without a store it takes nothing
 }
 
@@ -409,7 +410,7 @@ func (f *fixture) wire(s setup) {
 	f.admin = httpapi.NewAdmin(httpapi.AdminOptions{
 		Callers: who, Observer: observer, Ready: s.ready, Metrics: figures, OpenAPI: []byte("openapi: 3.1.0\n"),
 		Issuers: s.states, Refresh: s.doRefresh, Introspector: introspector, Address: s.address, Hosts: s.hosts, PProf: s.pprof,
-		Revocations: f.revocations, Names: names,
+		Revocations: f.revocations, Names: names, Local: func(name string) bool { return name == s.local },
 	})
 	f.metrics = httpapi.NewMetrics(observer, s.ready, figures)
 }

@@ -490,6 +490,18 @@ func TestDroppingKeys(t *testing.T) {
 		f := newFixture(t, func(s *setup) { s.list.File = nil })
 		drop(f, "corp").want(t, http.StatusOK, `{"refreshed":true}`)
 	})
+	t.Run("ADMIN drop of keys that are configuration is refused: they would go on verifying", func(t *testing.T) {
+		f := newFixture(t, func(s *setup) { s.local = "corp" })
+		drop(f, "corp").want(t, http.StatusConflict, `{"error":"invalid_request","error_description":"the keys of this issuer are configuration, and go on verifying: take the key out of the configuration, or out of the trust store"}`)
+		if got := len(f.page("officer", "?kind=dropped_key").Revocations); got != 0 {
+			t.Errorf("got %d keys dropped, want none", got)
+		}
+		line := f.lines("admin act")[0]
+		if line["note"] != nil || line["status"] != 409.0 || line["issuer"] != "corp" {
+			t.Errorf("audit line: got %v, want it to say of whom, and nothing of dropped keys", line)
+		}
+		f.sendAdmin("POST", "/issuers/corp/refresh", "", as("operator")...).want(t, http.StatusOK, `{"refreshed":true}`)
+	})
 	t.Run("ADMIN drop that other replicas may not know of is 503, and done here", func(t *testing.T) {
 		fetched := 0
 		f := newFixture(t, func(s *setup) {
