@@ -217,7 +217,7 @@ func (k *Keys) replace(next held, known saved, body [32]byte) (changed bool, err
 		}
 		next.set = s
 	}
-	s, n := k.remaining(next.set, next.fetched)
+	s, n := k.remaining(&next)
 	// A set of refused keys alone tells why their tokens are refused, but it
 	// takes no place from keys that verify.
 	if len(s.entries) == 0 && (s.refused == nil || old != nil && len(old.set.entries) > 0) {

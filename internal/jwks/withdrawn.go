@@ -50,7 +50,7 @@ func (k *Keys) prune() bool {
 	if h == nil {
 		return false
 	}
-	s, n := k.remaining(h.set, h.fetched)
+	s, n := k.remaining(h)
 	if n == 0 {
 		return false
 	}
@@ -69,18 +69,30 @@ func (k *Keys) prune() bool {
 	return true
 }
 
-// remaining is s less the keys that were withdrawn no earlier than it was
-// fetched, and how many those are.
-func (k *Keys) remaining(s *set, fetched time.Time) (*set, int) {
+// remaining is the set of h less the keys that were withdrawn no earlier than
+// the source was asked for it, and how many those are.
+func (k *Keys) remaining(h *held) (*set, int) {
 	if k.dropped == nil {
-		return s, 0
+		return h.set, 0
 	}
-	s, n := s.without(func(t Thumbprint) bool {
+	asked := k.asked(h)
+	s, n := h.set.without(func(t Thumbprint) bool {
 		at := k.dropped(t)
-		return !at.IsZero() && !fetched.After(at)
+		return !at.IsZero() && !asked.After(at)
 	})
 	if n > 0 {
 		k.meter.skip(map[skipReason]int{skipWithdrawn: n})
 	}
 	return s, n
+}
+
+// asked is when the source was asked for h at the latest, by our clock as it is
+// now, which is what tells when a key was withdrawn. Another replica's may have
+// been ahead of it, and ours may have been set back since.
+func (k *Keys) asked(h *held) time.Time {
+	age := time.Since(h.read)
+	if at := k.now().Add(-age); at.Before(h.fetched) {
+		return at
+	}
+	return h.fetched
 }

@@ -397,6 +397,42 @@ func TestWithdrawnKeyDoesNotComeBackFromAStore(t *testing.T) {
 	})
 }
 
+// What a clock once said is no proof that a set is from after the withdrawal.
+func TestWithdrawnKeyIsGoneWhateverTheClocksSay(t *testing.T) {
+	a, b := jwk("a", rsaKey().Public()), jwk("b", p256Key().Public())
+	in(t, "REV-07 the set was read by a replica whose clock is ahead", func(t *testing.T) {
+		var d drops
+		f := filled(t, ok(keySet(a, b)), func(_ *jwks.Config, o *jwks.Options) {
+			o.Now = func() time.Time { return time.Now().Add(50 * time.Second) }
+		})
+		k := f.replica(t, &source{answer: down}, d.with())
+		run(t, k)
+		synctest.Wait()
+		print := find(t, k, "a", "RS256").Thumbprint
+		time.Sleep(10 * time.Second)
+		d.drop(print)
+		k.Prune()
+		wantKey(t, k, "a", "RS256", nil)
+		wantKey(t, k, "b", "ES256", p256Key().Public())
+	})
+	in(t, "REV-07 our clock was set back", func(t *testing.T) {
+		var back time.Duration
+		var withdrawn time.Time
+		now := func() time.Time { return time.Now().Add(-back) }
+		k := holding(t, keySet(a, b), func(_ *jwks.Config, o *jwks.Options) {
+			o.Now, o.Dropped = now, func(jwks.Thumbprint) time.Time { return withdrawn }
+		})
+		time.Sleep(10 * time.Second)
+		back = time.Hour
+		withdrawn = now()
+		k.Prune()
+		if k.Ready() {
+			t.Error("got keys, want none: all were withdrawn after they were read")
+		}
+		synctest.Wait()
+	})
+}
+
 // Prune meets a fetch, a look at the fleet and a request at any point of theirs.
 func TestWithdrawnKeyStaysAwayWhileKeysAreRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
