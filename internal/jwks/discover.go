@@ -7,22 +7,29 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// locate says where the keys are. What discovery told is relied on until a
-// fetch from there goes wrong; should discovery be away by then, the old
-// address is tried all the same.
-func (k *Keys) locate(ctx context.Context) (place, error) {
+// relocateEvery is how long discovery is relied on while the address that it
+// told answers: an issuer may move its keys and leave the old ones where they
+// were.
+const relocateEvery = time.Hour
+
+// locate says where the keys are. What discovery told is relied on for an hour,
+// or until a fetch from there goes wrong; should discovery be away by then, the
+// old address is tried all the same.
+func (k *Keys) locate(ctx context.Context, f *flight) (place, error) {
 	if k.source == sourceURL {
 		return k.place(k.cfg.JWKSURL, k.cfg.AllowHTTP)
 	}
 	known := k.memory.place
-	if known.url != nil && !k.memory.doubt {
+	if known.url != nil && !k.memory.doubt && time.Since(k.memory.located) < relocateEvery {
 		return known, nil
 	}
+	f.located = true
 	asking := ctx
 	if known.url != nil {
 		// An issuer that hangs leaves time for the address that is known.
@@ -37,8 +44,29 @@ func (k *Keys) locate(ctx context.Context) (place, error) {
 		}
 		return place{}, err
 	}
-	k.memory.place = p
+	k.memory.place, k.memory.located = p, time.Now()
 	return p, nil
+}
+
+// relocate is fetch that asks discovery in any case.
+func (k *Keys) relocate(ctx context.Context, f *flight) error {
+	k.memory.located = time.Time{}
+	return k.fetch(ctx, f)
+}
+
+// moved asks discovery in any case, and tells whether the keys are elsewhere now.
+func (k *Keys) moved(ctx context.Context, f *flight) (moved bool) {
+	defer func() {
+		if r := recover(); r != nil { // as in fetch
+			k.log.Warn("discovery went wrong", "error", fmt.Sprint("panic: ", r))
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, fetchTime)
+	defer cancel()
+	before := k.memory.place.url.String()
+	k.memory.located = time.Time{}
+	p, err := k.locate(ctx, f)
+	return err == nil && p.url.String() != before
 }
 
 func (k *Keys) place(raw string, allowHTTP bool) (place, error) {

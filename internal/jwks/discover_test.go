@@ -5,7 +5,10 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"introspectd/internal/jwks"
 )
@@ -116,8 +119,8 @@ func TestDiscoveryNeverDropsToHTTP(t *testing.T) {
 	}
 }
 
-// TestDiscoveryIsRememberedUntilItFails follows one issuer through a move.
-func TestDiscoveryIsRememberedUntilItFails(t *testing.T) {
+// TestRefreshAsksDiscovery follows one issuer through a move.
+func TestRefreshAsksDiscovery(t *testing.T) {
 	t.Run("MET-03", func(t *testing.T) {
 		const path = "/.well-known/openid-configuration"
 		s := newSite(t, (*httptest.Server).Start)
@@ -139,16 +142,15 @@ func TestDiscoveryIsRememberedUntilItFails(t *testing.T) {
 		}
 		refresh(true)
 		refresh(true)
-		wantVisits(path, 1)
+		wantVisits(path, 2)
 		wantVisits("/a", 2)
 
-		s.page(path, metadata(s.URL, s.URL+"/b")) // it moves
-		s.page("/a", http.NotFound)
-		s.page("/b", text(set))
-		refresh(false)
+		s.page(path, metadata(s.URL, s.URL+"/b")) // it moves, and leaves the old keys there
+		s.page("/b", text(keySet(jwk("new", p256Key().Public()))))
 		refresh(true)
-		wantVisits(path, 2)
+		wantVisits("/a", 2)
 		wantVisits("/b", 1)
+		wantKey(t, k, "k", "EdDSA", nil)
 
 		s.page("/b", http.NotFound) // both go away, the keys come back first
 		s.page(path, http.NotFound)
@@ -157,5 +159,118 @@ func TestDiscoveryIsRememberedUntilItFails(t *testing.T) {
 		refresh(true)
 		wantVisits("/b", 3)
 		wantKey(t, k, "k", "EdDSA", edKey().Public())
+	})
+}
+
+// moving is a source that discovery leads to: at /a with the key old, and, once
+// it has moved, at /b with the key new, while /a answers as before.
+func moving(s *source) (move func(), visits func(path string) int) {
+	document := func(path string) string {
+		return `{"issuer":"` + issuer + `","jwks_uri":"https://idp.example` + path + `"}`
+	}
+	var moved atomic.Bool
+	s.set(func(r *http.Request) (*http.Response, error) {
+		switch r.URL.Path {
+		case "/a":
+			return ok(keySet(jwk("old", edKey().Public())))(r)
+		case "/b":
+			return ok(keySet(jwk("new", p256Key().Public())))(r)
+		}
+		if moved.Load() {
+			return ok(document("/b"))(r)
+		}
+		return ok(document("/a"))(r)
+	})
+	visits = func(path string) (n int) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, asked := range s.asked {
+			if strings.HasSuffix(asked, path) {
+				n++
+			}
+		}
+		return n
+	}
+	return func() { moved.Store(true) }, visits
+}
+
+func byDiscovery(c *jwks.Config, _ *jwks.Options) { c.JWKSURL, c.Discover = "", true }
+
+func TestDiscoveryIsReliedOnForAnHour(t *testing.T) {
+	const path = "/.well-known/openid-configuration"
+	in(t, "MET-03 while the address answers", func(t *testing.T) {
+		s := &source{}
+		move, visits := moving(s)
+		k := fromSource(t, s, byDiscovery)
+		run(t, k)
+		synctest.Wait()
+		move()
+		time.Sleep(59 * time.Minute)
+		wantKey(t, k, "old", "EdDSA", edKey().Public())
+		if got := visits(path); got != 1 {
+			t.Errorf("visits to the metadata within an hour: got %d, want 1", got)
+		}
+		time.Sleep(7 * time.Minute)
+		wantKey(t, k, "new", "ES256", p256Key().Public())
+		wantKey(t, k, "old", "EdDSA", nil)
+		if got := visits(path); got != 2 {
+			t.Errorf("visits to the metadata after it: got %d, want 2", got)
+		}
+	})
+	in(t, "MET-03 a fetch that goes wrong asks at once", func(t *testing.T) {
+		s := &source{}
+		move, visits := moving(s)
+		answer := s.answer
+		k := fromSource(t, s, byDiscovery)
+		run(t, k)
+		synctest.Wait()
+		move()
+		s.set(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Path == "/a" {
+				return reply(http.StatusNotFound, "")(r)
+			}
+			return answer(r)
+		})
+		time.Sleep(6 * time.Minute)
+		wantKey(t, k, "new", "ES256", p256Key().Public())
+		if got := visits(path); got != 2 {
+			t.Errorf("visits to the metadata: got %d, want 2", got)
+		}
+	})
+	in(t, "MET-03 JWT-12 a kid that the address does not bring asks at once, once per 30 s", func(t *testing.T) {
+		s := &source{}
+		move, visits := moving(s)
+		k := fromSource(t, s, byDiscovery)
+		run(t, k)
+		synctest.Wait()
+		time.Sleep(time.Minute)
+		for _, kid := range []string{"x", "y", "z"} {
+			wantKeyFetching(t, k, kid, "ES256", false)
+		}
+		if metadata, keys := visits(path), visits("/a"); metadata != 2 || keys != 2 {
+			t.Errorf("visits to metadata and keys: got %d and %d, want one more of each", metadata, keys)
+		}
+		move()
+		time.Sleep(time.Minute)
+		wantKeyFetching(t, k, "new", "ES256", true)
+		wantKey(t, k, "old", "EdDSA", nil)
+	})
+	in(t, "MET-03 a kid that the address brings does not", func(t *testing.T) {
+		s := &source{}
+		_, visits := moving(s)
+		answer := s.answer
+		k := fromSource(t, s, byDiscovery)
+		run(t, k)
+		synctest.Wait()
+		s.set(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Path == "/a" {
+				return ok(keySet(jwk("rotated", p256Key().Public())))(r)
+			}
+			return answer(r)
+		})
+		wantKeyFetching(t, k, "rotated", "ES256", true)
+		if got := visits(path); got != 1 {
+			t.Errorf("visits to the metadata: got %d, want 1", got)
+		}
 	})
 }

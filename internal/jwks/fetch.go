@@ -50,6 +50,7 @@ func (f failure) Unwrap() error { return f.err }
 // memory is what one flight leaves for the next.
 type memory struct {
 	place   place         // where discovery said the keys are
+	located time.Time     // and when that was; zero asks it again
 	doubt   bool          // fetching from there went wrong: ask discovery again
 	known   saved         // the set in use as it was read; its body only for Store and Fleet
 	body    [32]byte      // digest of that body
@@ -100,7 +101,7 @@ func (k *Keys) fetch(ctx context.Context, f *flight) (err error) {
 		k.meter.fetched(label, time.Since(began.read))
 		k.conclude(err)
 	}()
-	a, err := k.read(ctx)
+	a, err := k.read(ctx, f)
 	if err != nil {
 		return err
 	}
@@ -113,8 +114,8 @@ func (k *Keys) fetch(ctx context.Context, f *flight) (err error) {
 
 // read asks for the set, at the configured address or at the one that
 // discovery tells.
-func (k *Keys) read(ctx context.Context) (answer, error) {
-	p, err := k.locate(ctx)
+func (k *Keys) read(ctx context.Context, f *flight) (answer, error) {
+	p, err := k.locate(ctx, f)
 	if err != nil {
 		return answer{}, err
 	}

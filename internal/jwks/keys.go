@@ -331,10 +331,10 @@ func (k *Keys) hold() error {
 // a refusal: the issuer has no such key, or more than one that fits. The error,
 // always an ErrUnavailable, means that there is no usable set to tell from.
 //
-// With mayFetch an unknown kid may cause one fetch per 30 s, of all replicas
-// where they share a Fleet, and one look there per second; Find waits for what
-// is under way for at most 1 s, and that only for 256 callers at a time.
-// Without it, Find answers at once from what is at hand.
+// With mayFetch an unknown kid may cause one fetch per 30 s, and one question to
+// discovery with it, of all replicas where they share a Fleet, and one look there
+// per second; Find waits for what is under way for at most 1 s, and that only for
+// 256 callers at a time. Without it, Find answers at once from what is at hand.
 func (k *Keys) Find(ctx context.Context, kid, alg string, at time.Time, mayFetch bool) (*Key, error) {
 	alg = canonical(alg)
 	key, found := k.look(kid, alg, at)

@@ -32,6 +32,7 @@ type flight struct {
 	news    chan struct{} // closed when a set came from the fleet and more is to be done
 	done    chan struct{}
 	fetched bool // the source was asked; if without err, what it did not bring is unknown to it
+	located bool // so was discovery
 	leaves  leavings
 	err     error
 }
@@ -217,23 +218,24 @@ func (k *Keys) untilNext(maxAge time.Duration) time.Duration {
 	return max(min(d, minRefresh), d-rand.N(d/10+1))
 }
 
-// Refresh fetches once, whatever the Fleet has, or joins the running fetch,
-// and returns nil when the set was read or is unchanged. When ctx ends first
-// the fetch goes on. A trust store is read again; with keys from other files it
+// Refresh fetches once, whatever the Fleet has and from where discovery says
+// now, or joins the running fetch, and returns nil when the set was read or is
+// unchanged. When ctx ends first the fetch goes on. A trust store is read again; with keys from other files it
 // does nothing.
 func (k *Keys) Refresh(ctx context.Context) error {
 	if k.cfg.local() {
 		return k.Reread()
 	}
 	for {
-		f := k.launch(k.fetch)
+		f := k.launch(k.relocate)
 		select {
 		case <-f.done:
 		case <-ctx.Done():
 			return fmt.Errorf("waiting for the keys of issuer %s: %w", k.name, ctx.Err())
 		}
-		// It may have joined a flight that asked nobody but the fleet.
-		if f.fetched || f.err != nil {
+		// It may have joined a flight that asked nobody but the fleet, or the
+		// address of before.
+		if f.err != nil || f.fetched && (f.located || k.source != sourceDiscover) {
 			return f.err
 		}
 	}
@@ -299,6 +301,12 @@ func (k *Keys) seeks() *rate.Limiter {
 func (k *Keys) seek(kid, alg string) job {
 	return func(ctx context.Context, f *flight) error {
 		if k.fleet != nil && !k.maySeekAtSource(ctx, f, kid, alg) {
+			return nil
+		}
+		if err := k.fetch(ctx, f); err != nil || f.located || k.source != sourceDiscover {
+			return err
+		}
+		if _, found := k.look(kid, alg, k.now()); found != unknownKid || !k.moved(ctx, f) {
 			return nil
 		}
 		return k.fetch(ctx, f)
