@@ -18,6 +18,7 @@ import (
 const (
 	fetchTime    = 5 * time.Second // for one fetch with all its requests
 	maxErrorText = 1024
+	maxETag      = 256 // bytes of one that we send back; a longer one may be too much for its own source
 )
 
 // result is how a fetch ended. It is a metric label: the set is closed.
@@ -128,11 +129,12 @@ func (k *Keys) read(ctx context.Context, f *flight) (answer, error) {
 	return a, err
 }
 
-// condition is the tag of the present set if it came from p, else empty.
+// condition is the tag of the present set if it came from p, else empty. After
+// a failure it is empty too: the tag may be why, and would be so for ever.
 func (k *Keys) condition(p place) string {
 	k.changing.Lock()
 	defer k.changing.Unlock()
-	if k.memory.known.From != p.url.String() || k.held.Load() == nil {
+	if k.memory.failing || k.memory.known.From != p.url.String() || k.held.Load() == nil {
 		return ""
 	}
 	return k.memory.known.ETag
@@ -330,7 +332,9 @@ func (k *Keys) request(ctx context.Context, p place, etag string) (answer, error
 		a.peer = peer
 	}
 	a.status = res.StatusCode
-	a.etag = res.Header.Get("Etag")
+	if tag := res.Header.Get("Etag"); len(tag) <= maxETag {
+		a.etag = tag
+	}
 	a.maxAge = maxAge(res.Header)
 	if a.status != http.StatusOK {
 		return a, nil

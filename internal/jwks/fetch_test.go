@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -394,6 +395,45 @@ func TestAddressOfTheConfiguration(t *testing.T) {
 			}
 			if strings.Contains(got, "secret") {
 				t.Errorf("faults: got %q, want no password in it", got)
+			}
+		})
+	}
+}
+
+// A source may choke on what it sent itself.
+func TestATagEndsNoFetching(t *testing.T) {
+	long := `"` + strings.Repeat("x", 255) + `"`
+	for _, row := range []struct {
+		name, tag string
+		chokes    bool // on any tag
+		failures  int
+		sent      []string // If-None-Match, once for each fetch
+	}{
+		{"a long one is not sent back", long, false, 0, []string{"", "", ""}},
+		{"one of 256 bytes is", long[1:], false, 0, []string{"", long[1:], long[1:]}},
+		{"a source that knows no conditions", `"a"`, true, 1, []string{"", `"a"`, ""}},
+	} {
+		t.Run("JWT-15 "+row.name, func(t *testing.T) {
+			var sent []string
+			s := newSite(t, (*httptest.Server).Start)
+			s.page("/jwks", func(w http.ResponseWriter, r *http.Request) {
+				sent = append(sent, r.Header.Get("If-None-Match"))
+				if row.chokes && sent[len(sent)-1] != "" {
+					http.Error(w, "no", http.StatusInternalServerError)
+					return
+				}
+				w.Header().Set("ETag", row.tag)
+				text(keySet(jwk("k", edKey().Public())))(w, r)
+			})
+			k := newKeys(t, jwks.Config{JWKSURL: s.URL + "/jwks"})
+			failures := 0
+			for range 3 {
+				if err := k.Refresh(t.Context()); err != nil {
+					failures++
+				}
+			}
+			if failures != row.failures || !slices.Equal(sent, row.sent) {
+				t.Errorf("got %d failures and If-None-Match %q, want %d and %q", failures, sent, row.failures, row.sent)
 			}
 		})
 	}
