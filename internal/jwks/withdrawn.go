@@ -26,8 +26,9 @@ func (k *Keys) Thumbprints() []Thumbprint {
 // source is asked at once, and what it then answers holds: it is the
 // authority. Until that has gone well there may be no key at all.
 //
-// Keys from files are configuration, and Prune leaves them: the operator
-// removes the file.
+// Keys from files are configuration, and Prune leaves them: the operator takes
+// them out of the configuration. A file that is merely gone ends no key, since a
+// configuration that names it is refused and the one before goes on.
 func (k *Keys) Prune() {
 	if !k.prune() {
 		return
