@@ -602,6 +602,29 @@ func TestHealthcheck(t *testing.T) {
 	}
 }
 
+// Beyond this machine the admin listener speaks TLS, also with the health check.
+func TestHealthcheckOfAnEncryptedListener(t *testing.T) {
+	_, iss := newIssuer(t, "ES256")
+	ca := newCertificate(t, "root", nil)
+	dir := t.TempDir()
+	crt, key := newCertificate(t, "introspect.example", ca).write(t, dir, "server")
+	roots, _ := ca.write(t, dir, "roots")
+	for name, clients := range map[string]string{"any client": "", "clients with a certificate": ", client_ca: " + roots} {
+		t.Run(name, func(t *testing.T) {
+			admin := strings.Replace(freeAddress(t), "127.0.0.1", "0.0.0.0", 1)
+			s := launch(t, fmt.Sprintf("%sauth: {allow_from: []}\nserver: {admin: %q, trusted_proxies: [], tls: {certificate: %s, key: %s%s}}\nissuers:\n%s",
+				oneCaller, admin, crt, key, clients, row("idp", iss)), "--admin", admin)
+			s.tells("keys read")
+			for _, args := range [][]string{{"--config", s.Config}, {"--config", s.Config, "--admin", admin}} {
+				out, err := exec.Command("introspectd", append([]string{"healthcheck"}, args...)...).CombinedOutput()
+				if err != nil || !strings.Contains(string(out), "ready") {
+					t.Errorf("healthcheck %q: got %v %s, want it ready", args, err, out)
+				}
+			}
+		})
+	}
+}
+
 const (
 	traceID     = "4bf92f3577b34da6a3ce929d0e0e4736"
 	traceparent = "00-" + traceID + "-00f067aa0ba902b7-01"

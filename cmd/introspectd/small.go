@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"introspectd/internal/config"
+	"introspectd/internal/listen"
 )
 
 // version is set by the linker in releases.
@@ -60,23 +62,49 @@ func healthcheckCommand(t terminal) *cobra.Command {
 	c := &cobra.Command{
 		Use: "healthcheck", Short: "Exit with 0 if the admin listener says ready", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if s.admin == "" {
-				cfg, err := s.load(t)
-				if err != nil {
-					return err
-				}
-				s.admin = cfg.Server.Admin
+			if s.admin != "" && s.file == "" {
+				return healthcheck(c.Context(), t, s.admin, nil)
 			}
-			return healthcheck(c.Context(), t, s.admin)
+			cfg, err := s.load(t)
+			if err != nil {
+				return err
+			}
+			encrypted, err := toItself(cfg.Server)
+			if err != nil {
+				return failure{exitFailed, err}
+			}
+			return healthcheck(c.Context(), t, cfg.Server.Admin, encrypted)
 		},
 	}
 	s.flags(c)
-	c.Flags().StringVar(&s.admin, "admin", "", "address of the admin listener; else server.admin of the configuration")
+	c.Flags().StringVar(&s.admin, "admin", "", "address of the admin listener, in plaintext unless --config says otherwise; else server.admin of the configuration")
 	return c
 }
 
-// healthcheck asks /readyz of the admin listener at addr.
-func healthcheck(ctx context.Context, t terminal, addr string) error {
+// toItself is for TLS with our own admin listener, nil where that is plaintext.
+// Whose certificate it has is not looked at: its names are those that others
+// know it by, nothing secret is said, and whoever could answer in its place on
+// this machine could as well end the process. Where it wants one of its clients,
+// it is shown its own.
+func toItself(s config.Server) (*tls.Config, error) {
+	if s.TLS.Certificate == "" || listen.Loopback(s.Admin) {
+		return nil, nil
+	}
+	c := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true} //nolint:gosec // it is this very machine
+	if s.TLS.ClientCA == "" {
+		return c, nil
+	}
+	pair, err := tls.LoadX509KeyPair(s.TLS.Certificate, s.TLS.Key)
+	if err != nil {
+		return nil, fmt.Errorf("reading our own certificate: %w", err)
+	}
+	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil }
+	return c, nil
+}
+
+// healthcheck asks /readyz of the admin listener at addr, which speaks TLS unless
+// encrypted is nil.
+func healthcheck(ctx context.Context, t terminal, addr string, encrypted *tls.Config) error {
 	if addr == "" {
 		return failure{exitUsage, fmt.Errorf("the admin listener is off")}
 	}
@@ -90,9 +118,14 @@ func healthcheck(ctx context.Context, t terminal, addr string) error {
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, network, path)
 		},
+		TLSClientConfig:   encrypted,
 		DisableKeepAlives: true,
 	}}
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost/readyz", nil)
+	scheme := "http"
+	if encrypted != nil {
+		scheme = "https"
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://localhost/readyz", nil)
 	if err != nil {
 		return failure{exitFailed, err}
 	}
