@@ -61,7 +61,7 @@ func dev(ctx context.Context, t terminal, s settings) error {
 	}
 	issuer := devissuer.New(base + "/dev")
 	return serve(ctx, cfg, serving{
-		t: t, load: load, socket: socket,
+		t: t, load: load, seen: contentOf(cfg.Files()), socket: socket,
 		wrap: func(next http.Handler) http.Handler {
 			mux := http.NewServeMux()
 			mux.Handle("/dev/", issuer.Handler())

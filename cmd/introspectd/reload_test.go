@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -166,6 +167,31 @@ func TestChangedFilesAreReadWithoutASignal(t *testing.T) {
 		status, _ := s.postAs("new", otherSecret, "/introspect", token)
 		return status == http.StatusOK
 	})
+}
+
+func TestAChangeDuringTheStartIsSeen(t *testing.T) {
+	t.Parallel()
+	_, iss := newIssuer(t, "ES256")
+	state := filepath.Join(t.TempDir(), "state")
+	before := openStore(t, state) // of the process before, which is about to end
+	config := "state: {path: " + state + "}\n" + oneCaller + "%sissuers:\n" + row("idp", iss)
+	s := launch(t, fmt.Sprintf(config, ""))
+	address := strings.TrimPrefix(s.URL, "http://")
+	s.eventually("it has read its configuration", func() bool {
+		c, err := net.Dial("tcp", address)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err == nil
+	})
+	s.write(fmt.Sprintf(config, caller("new", otherSecret)))
+	if err := before.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.wrote(reloaded, 1)
+	if status, _ := s.postAs("new", otherSecret, "/introspect", url.Values{"token": {"x"}}); status != http.StatusOK {
+		t.Errorf("the caller that was added: got %d, want 200", status)
+	}
 }
 
 // What a refused configuration names is looked at as well: a Secret may come

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -30,11 +31,12 @@ func serveCommand(t terminal) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			seen := contentOf(cfg.Files())
 			socket, err := listen.Open(cfg.Server.Listen)
 			if err != nil {
 				return failure{exitFailed, err}
 			}
-			return serve(c.Context(), cfg, serving{t: t, load: func() (*config.Config, error) { return s.load(t) }, socket: socket})
+			return serve(c.Context(), cfg, serving{t: t, load: func() (*config.Config, error) { return s.load(t) }, seen: seen, socket: socket})
 		},
 	}
 	s.flags(c)
@@ -47,6 +49,10 @@ type serving struct {
 	t terminal
 	// load reads the configuration anew.
 	load func() (*config.Config, error)
+	// seen is the content of the configuration's files when it was read. A start
+	// may take long, as it waits for the state of the process before, and a change
+	// in the meantime is one like any other.
+	seen [sha256.Size]byte
 	// socket is the public listener, open already.
 	socket net.Listener
 	// wrap, when set, stands before the public handler.
@@ -59,8 +65,8 @@ type serving struct {
 // keys, verdicts, handlers, listeners, and back.
 func serve(ctx context.Context, cfg *config.Config, s serving) error {
 	hardenProcess()
-	// Before all else and until the end: while nobody listens for it, SIGHUP
-	// ends a process.
+	// From here until the end: while nobody listens for it, SIGHUP ends a process,
+	// as it does while the configuration is read for the first time.
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
@@ -144,7 +150,7 @@ func serve(ctx context.Context, cfg *config.Config, s serving) error {
 		p.told(p.systemd.stopping())
 	})
 	p.told(p.systemd.ready("serving"))
-	beside.Go(func() { p.watch(besideCtx, hangups, s.load) })
+	beside.Go(func() { p.watch(besideCtx, hangups, s.load, s.seen) })
 	if collectsByItself(s.t.env) {
 		beside.Go(func() { (&collecting{caches: p.caches}).run(besideCtx) })
 	}
@@ -172,15 +178,15 @@ func flush(tel *telemetry.Telemetry) {
 const tryAgain = 30 * time.Second
 
 // watch reloads on a hangup, which also fetches every issuer's keys, and when
-// the content of a file that was read has changed, until ctx ends. After a
-// refusal that goes for the files of the refused configuration as well.
-func (p *process) watch(ctx context.Context, hangups <-chan os.Signal, load func() (*config.Config, error)) {
+// the content of a file that was read has changed from what was seen, until ctx
+// ends. After a refusal that goes for the files of the refused configuration as
+// well.
+func (p *process) watch(ctx context.Context, hangups <-chan os.Signal, load func() (*config.Config, error), seen [sha256.Size]byte) {
 	var fetches sync.WaitGroup // an issuer that hangs holds up no reload
 	defer fetches.Wait()
 	tick := time.NewTicker(2 * time.Second)
 	defer tick.Stop()
 	var last *refusal // nil after a reload that went well
-	seen := contentOf(p.config().Files())
 	for {
 		hungUp := false
 		select {
