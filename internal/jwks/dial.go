@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -26,6 +27,16 @@ type rule struct {
 
 func (r rule) isProxy(address string) bool { return r.proxy != nil && hostPort(r.proxy) == address }
 
+// metadataServices are those of clouds that are not link-local: what they say to
+// this machine, credentials among it, is nobody's keys.
+var metadataServices = []netip.Addr{
+	netip.MustParseAddr("100.100.100.200"), // Alibaba
+	netip.MustParseAddr("168.63.129.16"),   // Azure
+	netip.MustParseAddr("192.0.0.192"),     // Oracle
+	netip.MustParseAddr("fd00:ec2::254"),   // AWS
+	netip.MustParseAddr("fd20:ce::254"),    // Google
+}
+
 // refuses says why an address must not be dialled; empty means it may be.
 func (r rule) refuses(a netip.Addr) string {
 	a = a.WithZone("").Unmap()
@@ -34,7 +45,7 @@ func (r rule) refuses(a netip.Addr) string {
 	case meant.IsUnspecified(), meant.IsMulticast(), meant.IsLinkLocalUnicast(),
 		meant == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return "link-local, unspecified or multicast"
-	case a == netip.MustParseAddr("fd00:ec2::254"):
+	case slices.Contains(metadataServices, meant):
 		return "a metadata service"
 	case r.loopbackOnly && !a.IsLoopback():
 		return "plain http beyond loopback"
@@ -57,12 +68,20 @@ func embedded(a netip.Addr) netip.Addr {
 	return a
 }
 
-// private tells whether a is ours rather than the internet's; carrier NAT
-// (RFC 6598) and the local NAT64 prefix (RFC 8215) count as private.
+// ourNetworks are those that are not the internet's, beside what package netip
+// knows as private.
+var ourNetworks = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"),      // this network (RFC 1122)
+	netip.MustParsePrefix("100.64.0.0/10"),  // carrier NAT (RFC 6598)
+	netip.MustParsePrefix("192.0.0.0/24"),   // protocol assignments (RFC 6890)
+	netip.MustParsePrefix("198.18.0.0/15"),  // benchmarks (RFC 2544)
+	netip.MustParsePrefix("64:ff9b:1::/48"), // local NAT64 (RFC 8215)
+}
+
+// private tells whether a is ours rather than the internet's.
 func private(a netip.Addr) bool {
 	return a.IsLoopback() || a.IsPrivate() ||
-		netip.MustParsePrefix("100.64.0.0/10").Contains(a) ||
-		netip.MustParsePrefix("64:ff9b:1::/48").Contains(a)
+		slices.ContainsFunc(ourNetworks, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // literal applies the rule to a host that is an address already. A request
