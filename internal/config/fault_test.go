@@ -340,6 +340,30 @@ func TestIncludeFaults(t *testing.T) {
 	}
 }
 
+// A secret that was written in place of its file's name must not be in the
+// fault, whatever YAML makes of its first letters.
+func TestAParserRepeatsNoSecret(t *testing.T) {
+	const secret = "S3cretHunter2"
+	for _, body := range []string{
+		"redis: {password: *" + secret + "}\n",
+		"redis: {password: &" + secret + " *" + secret + "}\n",
+		"redis: {password: {{" + secret + ": 1}: x}}\n",
+		"redis: {password: !!int " + secret + "}\n",
+		"redis: {password: !" + secret + " x}\n",
+		"redis: {password: @" + secret + "}\n",
+		"redis: {password: 'a" + secret + "\n",
+	} {
+		write(t, map[string]string{"c.yaml": body})
+		if got := faults(t, "c.yaml", config.Options{}); strings.Contains(got, secret) {
+			t.Errorf("%s: got %s, want nothing of the value", strings.TrimSpace(body), got)
+		}
+	}
+	write(t, map[string]string{"c.yaml": "issuers: [a\n"})
+	if got, want := faults(t, "c.yaml", config.Options{}), "did not find expected ',' or ']'"; !strings.Contains(got, want) {
+		t.Errorf("got %s, want %s in it", got, want)
+	}
+}
+
 func TestAUT04ShortSecretIsRefusedAtItsPlace(t *testing.T) {
 	write(t, map[string]string{"short": "only-twenty-one-chars\n", "c.yaml": corp + "callers:\n  - id: a\n    secrets: [{file: short}]\n    may: [introspect]\n    any_audience: true\n"})
 	got := faults(t, "c.yaml", config.Options{})

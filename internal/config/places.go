@@ -72,7 +72,7 @@ func (t *text) syntax(err error) (line, column int, problem string) {
 		line, column = inTOML.Position()
 		return line, column, quoted.ReplaceAllString(inTOML.Error(), "a value")
 	}
-	message := quoted.ReplaceAllString(err.Error(), "a value")
+	message := quotedYAML.ReplaceAllString(err.Error(), "a value")
 	if found := yamlLine.FindStringSubmatch(message); found != nil {
 		line, err := strconv.Atoi(found[1])
 		if err == nil {
@@ -85,6 +85,10 @@ func (t *text) syntax(err error) (line, column int, problem string) {
 var (
 	yamlLine = regexp.MustCompile(`(?s)^yaml: (?:unmarshal errors:\n\s*)?line (\d+): ([^\n]*)`)
 	quoted   = regexp.MustCompile("`[^`]*`")
+	// quotedYAML finds also what its parser quotes of names, which a secret that
+	// begins with * is one of: 'name', "name". What it expects is one letter, or
+	// has a space: ',' or ']'.
+	quotedYAML = regexp.MustCompile("`[^`]*`|'[^' ]{2,}'|\"[^\"]*\"")
 )
 
 // maxNodes bounds the walk through aliases; the parser has its own bound and
