@@ -1,8 +1,11 @@
 // Package config says where settings come from: flags, then the environment,
 // then one file and what it includes, then defaults, into one checked struct;
-// every fault is reported at once, with its place. It never prints the content
-// of a secret, because it never holds one: secrets stay names of files and
-// variables.
+// every fault is reported at once, with its place. It holds no secret, and so
+// prints none: secrets stay names of files and variables. One that was written
+// in place of such a name is a value like any other: faults repeat nothing that a
+// parser quotes, and nothing that stands where a text, a list or keys belong, but
+// they do repeat a text where a number, a duration, true or false, or one of a few
+// words belongs.
 //
 // # Decisions
 //

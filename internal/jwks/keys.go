@@ -40,8 +40,10 @@
 // meet in a fleet, and a key may be withdrawn while an answer with it is on
 // its way. Choice: what is compared is the wall clock at the start of the
 // request; the age of what is held goes by the monotonic clock. A set from up
-// to a minute ahead counts as one of now. Cost: replicas whose clocks differ
-// may take a set for newer that is older by that difference, at most a minute.
+// to a minute ahead is taken with the age of one of now, and keeps its time
+// where it is compared with other sets; one from further ahead is refused.
+// Cost: replicas whose clocks differ may take a set for newer that is older by
+// that difference, at most a minute.
 //
 // What a fleet says is advice. Context: one replica should ask the issuer for
 // all, through a store that may lie, hang or be away. Choice: a set from there
@@ -57,8 +59,20 @@
 // an old set must not bring it back, while an issuer that still lists it is
 // the authority. Choice: a key is left out of every set whose request began no
 // later than the withdrawal, ours included, and what would make the next
-// answer "unchanged" is forgotten with it. Cost: a replica whose clock is
-// behind that of the operator's leaves it out for longer by as much.
+// answer "unchanged" is forgotten with it. When a request began is said by
+// whoever made it, and for a set that we hold, by our clock less its age where
+// that is earlier. Keys from files and trust stores are never left out. Cost: a
+// replica whose clock is behind that of the operator's leaves it out for longer
+// by as much, and where the clock of one that reads for others is ahead, a key
+// that was withdrawn within that difference after its request, at most a minute,
+// can come back with that set until the next.
+//
+// A reload loses no key. Context: an operator may change how keys are fetched
+// while their issuer is away. Choice: the Keys of a new configuration begin with
+// the set of those before, if issuer, source and address are the same. Cost: that
+// also goes for what was fetched under another ca, which a Store would not give
+// back: those keys verify until the source answers under the new roots, or until
+// max_stale.
 //
 // A certificate's dates are those of its key, as of the time that the token is
 // judged at. Context: a certificate may end while its key is in use, and an
@@ -115,7 +129,8 @@ type Options struct {
 	// Meter takes the instruments; nil measures nothing.
 	Meter metric.Meter
 	// Before is the Keys of the configuration before, whose set is taken over
-	// with its age where issuer and source are the same; nil otherwise.
+	// with its age where issuer, source and address are the same, also if it was
+	// fetched under another CA; nil otherwise.
 	Before *Keys
 	// Transport replaces the guarded transport, and with it the check of
 	// dialled addresses. For tests; nil otherwise.

@@ -1,25 +1,6 @@
 package jwks
 
-import (
-	"bytes"
-	"slices"
-	"time"
-)
-
-// Thumbprints are those of the present set, each once and in order; none while
-// there is no set.
-func (k *Keys) Thumbprints() []Thumbprint {
-	h := k.held.Load()
-	if h == nil {
-		return nil
-	}
-	var all []Thumbprint
-	for t := range h.set.byThumbprint {
-		all = append(all, t)
-	}
-	slices.SortFunc(all, func(a, b Thumbprint) int { return bytes.Compare(a[:], b[:]) })
-	return all
-}
+import "time"
 
 // Prune takes the keys that Dropped tells of out of the present set, unless
 // the source was asked for it after they were withdrawn. If there are any, the

@@ -13,8 +13,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"introspectd/internal/jwks"
 )
 
@@ -476,13 +474,4 @@ func TestKeysFromFilesAreNotWithdrawn(t *testing.T) {
 	}
 	k.Prune()
 	wantKey(t, k, "k", "RS256", rsaKey().Public())
-}
-
-func TestThumbprintsAreThoseOfThePresentSet(t *testing.T) {
-	k := holding(t, keySet(jwk("a", rsaKey().Public()), jwk("again", rsaKey().Public()), jwk("b", p256Key().Public())))
-	want := []jwks.Thumbprint{find(t, k, "a", "RS256").Thumbprint, find(t, k, "b", "ES256").Thumbprint}
-	slices.SortFunc(want, func(a, b jwks.Thumbprint) int { return bytes.Compare(a[:], b[:]) })
-	if diff := cmp.Diff(want, k.Thumbprints()); diff != "" {
-		t.Errorf("Thumbprints (-want +got):\n%s", diff)
-	}
 }
