@@ -93,9 +93,13 @@ func serve(ctx context.Context, cfg *config.Config, s serving) error {
 		return failure{exitFailed, err}
 	}
 	p.systemd = newNotifier(s.t.env)
+	_, absent := os.Stat(cfg.Signing.Generate)
 	if err := p.adopt(cfg); err != nil {
 		p.stop()
 		return failure{exitUsage, err}
+	}
+	if cfg.Signing.Generate != "" && absent != nil {
+		s.seen = contentOf(cfg.Files()) // a key that we just made is no change
 	}
 	kept.tell(cfg.State.Path)
 	// They end after the last fetch of keys and the last request, which use them.
