@@ -257,7 +257,7 @@ func TestPipesAndDevicesAreNotWatched(t *testing.T) {
 		t.Fatal(err)
 	}
 	paths := []string{pipe, "/dev/zero", t.TempDir()}
-	if contentOf(paths) != contentOf(paths) {
+	if first := contentOf(paths); contentOf(paths) != first {
 		t.Error("got two digests of one content")
 	}
 }
