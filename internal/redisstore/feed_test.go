@@ -346,6 +346,28 @@ func TestFeedTakesADeletedRecordOut(t *testing.T) {
 	}
 }
 
+// A replica whose clock has jumped ahead must not take out what the others need.
+func TestFeedKeepsWhatHasBeenOverForLessThanAnHour(t *testing.T) {
+	_, cfg, _ := standalone(t)
+	var before atomic.Int64 // the end of what is taken out, in seconds since 1970
+	a := join(t, joining{cfg: cfg, hook: between{before: func(all []redis.Cmder) {
+		for _, c := range all {
+			if c.Name() == "zremrangebyscore" {
+				end, err := strconv.ParseInt(strings.TrimPrefix(fmt.Sprint(c.Args()[3]), "("), 10, 64)
+				if err != nil {
+					t.Error(err)
+				}
+				before.Store(end)
+			}
+		}
+	}}})
+	a.current()
+	eventually(t, 10*time.Second, "what is over is taken out", func() bool { return before.Load() > 0 })
+	if over := time.Since(time.Unix(before.Load(), 0)); over < time.Hour {
+		t.Errorf("REV-06 what has been over for %s is taken out, want an hour at least", over)
+	}
+}
+
 func TestFeedWritesBackWhatRedisLost(t *testing.T) {
 	for name, lose := range map[string]func(t *testing.T, c *redis.Client){
 		"FLUSHALL": func(t *testing.T, c *redis.Client) {

@@ -55,9 +55,10 @@ const (
 	toldAtOnce = 1000
 	// longestLimit is for one answer, after some that came too late.
 	longestLimit = 5 * time.Second
-	// skew is how far the replicas' clocks may be apart: until then a record
-	// that is over stays in the set, or another replica would write it back.
-	skew = 5 * time.Minute
+	// skew is how far a replica's clock may be ahead: until then a record that is
+	// over stays in the set. One whose clock has jumped would take out what the
+	// others still need, and have to write back.
+	skew = time.Hour
 )
 
 // follower keeps Records in step with a Feed. It belongs to one goroutine.
