@@ -141,12 +141,12 @@ func show(w io.Writer, x introspect.Explanation, asJSON bool) error {
 	return err
 }
 
-// unchecked names the steps that nobody has looked at, so that the last line is
-// not read as a promise about them.
+// unchecked names the steps that were not looked at, so that the last line is not
+// read as a promise about them.
 func unchecked(steps []introspect.Rung) string {
 	var names []string
 	for _, rung := range steps {
-		if rung.Result == "not checked" {
+		if rung.Result == introspect.NotChecked {
 			names = append(names, rung.Step)
 		}
 	}

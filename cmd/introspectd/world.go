@@ -5,10 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -417,31 +415,6 @@ func identityOf(row introspect.IssuerConfig) ([sha256.Size]byte, error) {
 	}
 	files := contentOf(append(paths, row.Keys.CA, row.Keys.TrustStore.Path, row.Keys.TrustStore.Password.File))
 	return sha256.Sum256(append(text, files[:]...)), nil
-}
-
-// maxWatched is how much of a file is looked at for changes: more than any that
-// we use has.
-const maxWatched = 16 << 20
-
-// contentOf digests the content of files; one that can't be read counts as
-// empty, and so does what is no file: a refused configuration may name a pipe or
-// a device, whose reading would never end.
-func contentOf(paths []string) (sum [sha256.Size]byte) {
-	h := sha256.New()
-	for _, path := range paths {
-		fmt.Fprintf(h, "%d %s\n", len(path), path)
-		info, err := os.Stat(path)
-		if err != nil || !info.Mode().IsRegular() {
-			continue
-		}
-		if f, err := os.Open(path); err == nil {
-			fmt.Fprintf(h, "%d\n", info.Size())
-			_, _ = io.Copy(h, io.LimitReader(f, maxWatched)) // a half-read file has another digest when it is whole
-			_ = f.Close()
-		}
-	}
-	h.Sum(sum[:0])
-	return sum
 }
 
 // stop ends what the present world keeps running.

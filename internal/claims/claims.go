@@ -248,6 +248,3 @@ func valueLength(text []byte) int {
 	}
 	return len(text)
 }
-
-// Empty says whether v is an object or array without content.
-func Empty(v jsontext.Value) bool { return len(v) == 2 && v[0] != '"' }

@@ -238,18 +238,12 @@ func (s *Store) Put(name string, value []byte, expires time.Time) error {
 	as, kept := s.seal(valueName(name), value)
 	stored := encode(as, name, kept, expires)
 	err := s.do(func(db *bolt.DB) error {
-		if err := db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucket).Put([]byte(name), stored) }); err != nil {
-			return err
-		}
-		if err := db.View(func(tx *bolt.Tx) error {
-			if !bytes.Equal(tx.Bucket(bucket).Get([]byte(name)), stored) {
+		return s.change(db, func(b *bolt.Bucket) error { return b.Put([]byte(name), stored) }, func(b *bolt.Bucket) error {
+			if !bytes.Equal(b.Get([]byte(name)), stored) {
 				return damage{err: errors.New("what was written is not there")}
 			}
 			return nil
-		}); err != nil {
-			return err
-		}
-		return s.named()
+		})
 	})
 	if err != nil {
 		return fmt.Errorf("writing %q to %s: %w", name, s.path, err)
@@ -287,6 +281,18 @@ func (s *Store) do(work func(*bolt.DB) error) error {
 		s.replace(damage{info, err})
 	}
 	return err
+}
+
+// change puts something into the file, looks whether it is there, and whether a
+// restart will find it.
+func (s *Store) change(db *bolt.DB, put, check func(*bolt.Bucket) error) error {
+	if err := db.Update(func(tx *bolt.Tx) error { return put(tx.Bucket(bucket)) }); err != nil {
+		return err
+	}
+	if err := db.View(func(tx *bolt.Tx) error { return check(tx.Bucket(bucket)) }); err != nil {
+		return err
+	}
+	return s.named()
 }
 
 // named says whether the open file is the one that a restart will find. The

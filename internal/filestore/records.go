@@ -100,13 +100,9 @@ func (r *Records) write(batch []*appended) error {
 	sweep := r.written >= sweepEvery
 	now := time.Now()
 	err := r.store.do(func(db *bolt.DB) error {
-		if err := db.Update(func(tx *bolt.Tx) error { return put(tx.Bucket(bucket), batch, sweep, now) }); err != nil {
-			return err
-		}
-		if err := db.View(func(tx *bolt.Tx) error { return written(tx.Bucket(bucket), batch, now) }); err != nil {
-			return err
-		}
-		return r.store.named()
+		return r.store.change(db,
+			func(b *bolt.Bucket) error { return put(b, batch, sweep, now) },
+			func(b *bolt.Bucket) error { return written(b, batch, now) })
 	})
 	if err != nil {
 		return fmt.Errorf("writing records to %s: %w", r.store.path, err)

@@ -28,12 +28,16 @@ type Explanation struct {
 type Rung struct {
 	Step string `json:"step"`
 	// Result is ok, failed, unknown (it could not be told), not reached or
-	// not checked.
+	// NotChecked.
 	Result string `json:"result"`
 	Detail string `json:"detail,omitempty"`
 	// Lines are what each rule did, as far as they were reached.
 	Lines []string `json:"lines,omitempty"`
 }
+
+// NotChecked is the Result of a step that nobody had the means to look at: what
+// an active token still has to pass.
+const NotChecked = "not checked"
 
 // For names a demand that an explanation holds the token against.
 type For struct {
@@ -82,7 +86,7 @@ func (in *Introspector) Explain(ctx context.Context, token string, at time.Time,
 		x.Steps = append(x.Steps, x.held(d, answer))
 	}
 	if len(demands) == 0 {
-		x.Steps = append(x.Steps, Rung{Step: "audience", Result: "not checked", Detail: "no caller or policy was named"})
+		x.Steps = append(x.Steps, Rung{Step: "audience", Result: NotChecked, Detail: "no caller or policy was named"})
 	}
 	x.Steps = append(x.Steps, in.stands(&x, answer, at))
 	return x
@@ -124,7 +128,7 @@ func (in *Introspector) stands(x *Explanation, a Answer, at time.Time) Rung {
 		r.Result = "not reached"
 		return r
 	case in.revocations == nil:
-		r.Result, r.Detail = "not checked", "no list of revocations is at hand"
+		r.Result, r.Detail = NotChecked, "no list of revocations is at hand"
 		return r
 	}
 	left, err := in.unrevoked(a, at)

@@ -220,8 +220,8 @@ func (k *Keys) untilNext(maxAge time.Duration) time.Duration {
 
 // Refresh fetches once, whatever the Fleet has and from where discovery says
 // now, or joins the running fetch, and returns nil when the set was read or is
-// unchanged. When ctx ends first the fetch goes on. A trust store is read again; with keys from other files it
-// does nothing.
+// unchanged. When ctx ends first the fetch goes on. A trust store is read again;
+// with keys from other files it does nothing.
 func (k *Keys) Refresh(ctx context.Context) error {
 	if k.cfg.local() {
 		return k.Reread()

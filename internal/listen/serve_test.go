@@ -105,15 +105,22 @@ func wantBody(t *testing.T, c *http.Client, url, want string) {
 	}
 }
 
-// raw sends text as it is and reads until the server ends the connection.
-func raw(t *testing.T, addr, text string) string {
+// dial connects, for ten seconds at most.
+func dial(t *testing.T, addr string) net.Conn {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	t.Cleanup(func() { _ = c.Close() })
 	c.SetDeadline(time.Now().Add(10 * time.Second))
+	return c
+}
+
+// raw sends text as it is and reads until the server ends the connection.
+func raw(t *testing.T, addr, text string) string {
+	t.Helper()
+	c := dial(t, addr)
 	if _, err := io.WriteString(c, text); err != nil {
 		t.Fatal(err)
 	}

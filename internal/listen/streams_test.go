@@ -3,11 +3,9 @@ package listen_test
 import (
 	"bytes"
 	"io"
-	"net"
 	"net/http"
 	"slices"
 	"testing"
-	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -19,18 +17,13 @@ import (
 // the server answered a PING.
 func exchange(t *testing.T, addr, length, body string, answered func()) (kinds []http2.FrameType) {
 	t.Helper()
-	c, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c := dial(t, addr)
 	check := func(err error) {
 		if err != nil {
 			t.Fatalf("after %v: %v", kinds, err)
 		}
 	}
-	_, err = io.WriteString(c, http2.ClientPreface)
+	_, err := io.WriteString(c, http2.ClientPreface)
 	check(err)
 	f := http2.NewFramer(c, c)
 	check(f.WriteSettings())
