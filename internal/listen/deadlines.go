@@ -2,6 +2,7 @@ package listen
 
 import (
 	"net"
+	"os"
 	"sync"
 	"time"
 )
@@ -22,6 +23,7 @@ func (l lazyListener) Accept() (net.Conn, error) {
 func lazy(c net.Conn) *lazyConn {
 	l := &lazyConn{Conn: c}
 	l.read.set, l.write.set = c.SetReadDeadline, c.SetWriteDeadline
+	l.write.waiting = 1 // as far as we know: Write doesn't say when it waits
 	return l
 }
 
@@ -29,6 +31,16 @@ func lazy(c net.Conn) *lazyConn {
 type lazyConn struct {
 	net.Conn
 	read, write lazyDeadline
+}
+
+// Read implements net.Conn.
+func (c *lazyConn) Read(p []byte) (int, error) {
+	if !c.read.wait() {
+		return 0, os.ErrDeadlineExceeded
+	}
+	n, err := c.Conn.Read(p)
+	c.read.waited()
+	return n, err
 }
 
 // SetDeadline implements net.Conn.
@@ -67,31 +79,59 @@ func (c *lazyConn) CloseWrite() error {
 type lazyDeadline struct {
 	set func(time.Time) error // of the connection
 
-	mu     sync.Mutex
-	until  time.Time // zero for none
-	looks  time.Time // when the timer does; zero for never
-	timer  *time.Timer
-	over   bool // the connection has been told of one that has come
-	closed bool
+	mu      sync.Mutex
+	until   time.Time // zero for none
+	looks   time.Time // when the timer does; zero for never
+	timer   *time.Timer
+	over    bool // it has come
+	told    bool // so the connection has been told
+	waiting int  // how many may wait at the connection
+	closed  bool
+}
+
+// wait says that somebody is about to wait at the connection, which waited ends.
+// It returns false where the deadline has come: there is nothing to wait for then.
+func (d *lazyDeadline) wait() bool {
+	d.mu.Lock()
+	may := !d.over || d.told || d.closed // the connection says it itself where it knows
+	if may {
+		d.waiting++
+	}
+	d.mu.Unlock()
+	return may
+}
+
+func (d *lazyDeadline) waited() {
+	d.mu.Lock()
+	d.waiting--
+	d.mu.Unlock()
+}
+
+// tell has the connection know of a deadline that has come, or no longer has. A
+// connection at which nobody waits need not: who comes next looks here first.
+func (d *lazyDeadline) tell() error {
+	switch {
+	case d.over && (d.told || d.waiting > 0):
+		d.told = true
+		return d.set(d.until)
+	case !d.over && d.told:
+		d.told = false
+		return d.set(time.Time{})
+	}
+	return nil
 }
 
 // move sets the deadline to t, or to none. One that has come already interrupts
 // what waits, which net/http makes use of for each request.
 func (d *lazyDeadline) move(t time.Time) error {
 	d.mu.Lock() // without defer: this is called eight times for each request
-	was := d.over
 	d.until, d.over = t, !t.IsZero() && t.Before(longAgo)
 	if !d.over && !t.IsZero() && !d.closed && (d.looks.IsZero() || t.Before(d.looks)) {
 		if d.over = !time.Now().Before(t); !d.over {
 			d.lookAt(t)
 		}
 	}
-	var err error
-	if d.over {
-		err = d.set(t)
-	} else if was {
-		err = d.set(time.Time{})
-	}
+	err := d.tell()
 	d.mu.Unlock()
 	return err
 }
@@ -121,7 +161,7 @@ func (d *lazyDeadline) look() {
 		d.lookAt(d.until)
 	default:
 		d.over = true
-		_ = d.set(d.until) // fails for what is closed
+		_ = d.tell() // fails for what is closed
 	}
 }
 

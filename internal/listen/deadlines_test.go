@@ -277,6 +277,49 @@ func TestDeadlinesAreThoseOfConnections(t *testing.T) {
 		})
 	})
 
+	t.Run("a connection is told of what interrupts a read, and of nothing else", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			far, near := net.Pipe()
+			defer far.Close()
+			told := &counting{Conn: near}
+			c := listen.Lazy(told)
+			defer c.Close()
+			_ = c.SetReadDeadline(past)
+			if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("Read after an interruption: got %v, want a deadline that has passed", err)
+			}
+			_ = c.SetReadDeadline(time.Time{})
+			if told.times != 0 {
+				t.Errorf("it was told %d times though nobody waited", told.times)
+			}
+
+			read := make(chan error)
+			go func() {
+				_, err := c.Read(make([]byte, 1))
+				read <- err
+			}()
+			synctest.Wait()
+			_ = c.SetReadDeadline(past)
+			if err := <-read; !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("Read while interrupted: got %v, want a deadline that has passed", err)
+			}
+			_ = c.SetReadDeadline(time.Time{})
+			if told.times != 2 {
+				t.Errorf("it was told %d times, want 2: that it is over, and no longer", told.times)
+			}
+			go far.Write([]byte("x")) //nolint:errcheck // Read tells
+			if n, err := c.Read(make([]byte, 2)); n != 1 || err != nil {
+				t.Errorf("Read afterwards: got %d, %v, want a byte", n, err)
+			}
+
+			_ = c.SetReadDeadline(past)
+			_ = c.Close()
+			if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.ErrClosedPipe) {
+				t.Errorf("Read after Close: got %v, want that it is closed", err)
+			}
+		})
+	})
+
 	t.Run("nothing is left of a closed one", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			far, near := net.Pipe()
