@@ -39,8 +39,27 @@ func openUnix(path string) (net.Listener, error) {
 	if err := os.Chmod(path, socketMode); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	return l, nil
+	return unixListener{l}, nil
 }
+
+// unixListener names every client of a unix socket "@". A client may bind its own
+// end to a path, which would otherwise be its address: one named like an IP
+// address would pass for that address.
+type unixListener struct{ net.Listener }
+
+// Accept implements net.Listener.
+func (l unixListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if u, ok := c.(*net.UnixConn); ok {
+		return unnamed{u}, err
+	}
+	return c, err
+}
+
+type unnamed struct{ *net.UnixConn }
+
+// RemoteAddr implements net.Conn.
+func (unnamed) RemoteAddr() net.Addr { return &net.UnixAddr{Name: "@", Net: "unix"} }
 
 func removeStale(path string) error {
 	info, err := os.Lstat(path)

@@ -60,7 +60,7 @@ const (
 // Requests that break off or aren't HTTP are logged at debug.
 func NewServer(h http.Handler, log *slog.Logger, certificates *Certificates) *http.Server {
 	s := &http.Server{
-		Handler:           unixPeers(wholeStreams(h)),
+		Handler:           wholeStreams(h),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       15 * time.Second,
 		WriteTimeout:      30 * time.Second,
@@ -81,18 +81,6 @@ func NewServer(h http.Handler, log *slog.Logger, certificates *Certificates) *ht
 		s.TLSConfig = certificates.Config()
 	}
 	return s
-}
-
-// unixPeers names every client of a unix socket "@". A client may bind its own
-// end to a path, which would otherwise be its RemoteAddr: one named like an IP
-// address would pass for that address.
-func unixPeers(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.UnixAddr); ok && local != nil {
-			r.RemoteAddr = "@"
-		}
-		next.ServeHTTP(w, r)
-	})
 }
 
 // wholeStreams has a request over HTTP/2 end before its answer does, where the end
