@@ -245,11 +245,11 @@ func (o *AdminOptions) explain(w http.ResponseWriter, r *http.Request, _ *caller
 	if bad := onlyJSON(r); bad != nil {
 		return refuse(w, bad)
 	}
-	body, bad := readBody(w, r)
+	body, bad := readBody(w, r, nil)
 	if bad != nil {
 		return refuse(w, bad)
 	}
-	set, err := claims.Decode([]byte(body))
+	set, err := claims.Decode(body)
 	value, _ := set.Find("token")
 	token, ok := claims.String(value)
 	if err != nil || !ok || len(set) != 1 {

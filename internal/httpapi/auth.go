@@ -95,7 +95,7 @@ func (a *API) decide(ctx context.Context, f Forwarded) (Ruling, outcome) {
 	case malformedToken:
 		return out.denied(f.malformed, "invalid_request", p.challenge(`error="invalid_request"`))
 	}
-	answer, err := a.introspector.Introspect(ctx, token)
+	answer, err := a.introspector.Introspect(ctx, []byte(token))
 	if err != nil {
 		return untold(), out.failed(answer, err)
 	}

@@ -1,9 +1,9 @@
 package httpapi
 
 import (
+	"bytes"
 	"errors"
 	"net/url"
-	"strings"
 	"unicode/utf8"
 )
 
@@ -12,15 +12,16 @@ var errForm = errors.New("the parameters are not well-formed")
 // eachParameter calls each with every parameter of a form or query in
 // application/x-www-form-urlencoded, decoded. It refuses what parsers read
 // differently: a bare ";", a broken percent-encoding, text that is not UTF-8.
-func eachParameter(form string, each func(name, value string) error) error {
-	if strings.IndexByte(form, ';') >= 0 {
+// Names and values may be parts of form.
+func eachParameter(form []byte, each func(name, value []byte) error) error {
+	if bytes.IndexByte(form, ';') >= 0 {
 		return errForm
 	}
-	for pair := range strings.SplitSeq(form, "&") {
-		if pair == "" {
+	for pair := range bytes.SplitSeq(form, []byte("&")) {
+		if len(pair) == 0 {
 			continue
 		}
-		name, value, _ := strings.Cut(pair, "=")
+		name, value, _ := bytes.Cut(pair, []byte("="))
 		name, ok := unescape(name)
 		if !ok {
 			return errForm
@@ -35,38 +36,44 @@ func eachParameter(form string, each func(name, value string) error) error {
 	return nil
 }
 
+// eachInQuery is eachParameter of the query of a URL.
+func eachInQuery(query string, each func(name, value string) error) error {
+	return eachParameter([]byte(query), func(name, value []byte) error { return each(string(name), string(value)) })
+}
+
 // unescape decodes a name or a value. One without escapes is itself.
-func unescape(s string) (string, bool) {
-	if strings.IndexByte(s, '%') >= 0 || strings.IndexByte(s, '+') >= 0 {
-		decoded, err := url.QueryUnescape(s)
+func unescape(s []byte) ([]byte, bool) {
+	if bytes.IndexByte(s, '%') >= 0 || bytes.IndexByte(s, '+') >= 0 {
+		decoded, err := url.QueryUnescape(string(s))
 		if err != nil {
-			return "", false
+			return nil, false
 		}
-		s = decoded
+		s = []byte(decoded)
 	}
-	return s, utf8.ValidString(s)
+	return s, utf8.Valid(s)
 }
 
 // parameter is one that may be sent once.
-type parameter struct {
-	value string
+type parameter[T string | []byte] struct {
+	value T
 	sent  bool
 }
 
 var errTwice = errors.New("a parameter is sent twice")
 
-func (p *parameter) set(value string) error {
+func (p *parameter[T]) set(value []byte) error {
 	if p.sent {
 		return errTwice
 	}
-	p.value, p.sent = value, true
+	p.value, p.sent = T(value), true
 	return nil
 }
 
 // parameters are what a judging endpoint reads of its form.
 type parameters struct {
-	token, hint, profile, output            parameter
-	clientID, clientSecret, clientAssertion parameter
+	token                                   parameter[[]byte] // may be part of the body
+	hint, profile, output                   parameter[string]
+	clientID, clientSecret, clientAssertion parameter[string]
 	// profiled says that profile and output are parameters of this endpoint;
 	// elsewhere they are unknown ones.
 	profiled bool
@@ -74,8 +81,8 @@ type parameters struct {
 
 // take is for eachParameter. Unknown parameters are ignored, repeated or not
 // (RFC 6749 section 3.2).
-func (p *parameters) take(name, value string) error {
-	switch name {
+func (p *parameters) take(name, value []byte) error {
+	switch string(name) {
 	case "token":
 		return p.token.set(value)
 	case "token_type_hint":
@@ -100,8 +107,7 @@ func (p *parameters) take(name, value string) error {
 
 var errCredential = errors.New("a token or credential is in the URL")
 
-// refuseCredential is for eachParameter over a query: what stands in a URL
-// ends up in logs (RFC 6749 section 2.3.1, RFC 7662 section 4).
+// refuseCredential is for eachInQuery: what stands in a URL ends up in logs (RFC 6749 section 2.3.1, RFC 7662 section 4).
 func refuseCredential(name, _ string) error {
 	switch name {
 	case "token", "access_token", "client_secret", "client_assertion":

@@ -1,8 +1,8 @@
 package httpapi
 
 import (
+	"bytes"
 	"net/http"
-	"strings"
 	"sync"
 
 	"introspectd/internal/callers"
@@ -14,7 +14,9 @@ import (
 // size, form, caller, token, verdict: in this order.
 func (a *API) introspect(w http.ResponseWriter, r *http.Request) outcome {
 	w.Header()["Vary"] = varyAccept
-	p, bad := readForm(w, r, false)
+	space := buffers.Get().(*[]byte)
+	defer buffers.Put(space)
+	p, bad := readForm(w, r, space, false)
 	if bad != nil {
 		return refuse(w, bad)
 	}
@@ -26,7 +28,9 @@ func (a *API) introspect(w http.ResponseWriter, r *http.Request) outcome {
 // transform answers POST /transform: the mapped claims in an object of their
 // own, or what a profile makes of them.
 func (a *API) transform(w http.ResponseWriter, r *http.Request) outcome {
-	p, bad := readForm(w, r, true)
+	space := buffers.Get().(*[]byte)
+	defer buffers.Put(space)
+	p, bad := readForm(w, r, space, true)
 	if bad != nil {
 		return refuse(w, bad)
 	}
@@ -73,7 +77,7 @@ func (a *API) judge(w http.ResponseWriter, r *http.Request, p parameters, needs 
 	return out
 }
 
-// buffers hold a body while it is read, and an answer while it is written.
+// buffers hold the body of a request, and an answer while it is written.
 var buffers = sync.Pool{New: func() any { return new(make([]byte, 0, 4096)) }}
 
 var inactive = []byte(introspect.Inactive)
@@ -82,7 +86,7 @@ var inactive = []byte(introspect.Inactive)
 // without a value counts as omitted (RFC 6749 section 3.2), and so does a blank
 // token, as it does for WSO2's clients.
 func (p *parameters) check() *problem {
-	if strings.Trim(p.token.value, " ") == "" {
+	if len(bytes.Trim(p.token.value, " ")) == 0 {
 		return badRequest("token is missing")
 	}
 	return nil

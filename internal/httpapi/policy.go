@@ -75,7 +75,7 @@ func (p *policy) narrow(query string) (narrowed, bool) {
 	}
 	own := p.demand
 	n.demand, own.Scopes = &own, slices.Clone(own.Scopes)
-	err := eachParameter(query, func(name, value string) error {
+	err := eachInQuery(query, func(name, value string) error {
 		switch {
 		case name == "scope" && strings.Trim(value, " ") != "":
 			// Separated by spaces and nothing else (RFC 6749 section 3.3).

@@ -34,25 +34,26 @@ func badRequest(description string) *problem {
 }
 
 // readForm reads the parameters of a POST in the order of the contract: media
-// type, size, form. With orJSON a JSON object will do too.
-func readForm(w http.ResponseWriter, r *http.Request, orJSON bool) (p parameters, bad *problem) {
+// type, size, form. With orJSON a JSON object will do too. The token may lie in
+// space.
+func readForm(w http.ResponseWriter, r *http.Request, space *[]byte, orJSON bool) (p parameters, bad *problem) {
 	isJSON, bad := mediaType(r, orJSON)
 	if bad != nil {
 		leaveBody(w, r)
 		return p, bad
 	}
-	body, bad := readBody(w, r)
+	body, bad := readBody(w, r, space)
 	if bad != nil {
 		return p, bad
 	}
 	p.profiled = orJSON
 	if r.URL.RawQuery != "" {
-		if err := eachParameter(r.URL.RawQuery, refuseCredential); err != nil {
+		if err := eachInQuery(r.URL.RawQuery, refuseCredential); err != nil {
 			return p, badRequest(err.Error())
 		}
 	}
 	if isJSON {
-		return p, p.readJSON([]byte(body))
+		return p, p.readJSON(body)
 	}
 	if err := eachParameter(body, p.take); err != nil {
 		return p, badRequest(err.Error())
@@ -90,36 +91,38 @@ func unsupported(description string) *problem {
 	return &problem{status: http.StatusUnsupportedMediaType, code: "invalid_request", description: description}
 }
 
-func readBody(w http.ResponseWriter, r *http.Request) (string, *problem) {
+// readBody reads the body into space, if there is any and its size is known.
+func readBody(w http.ResponseWriter, r *http.Request, space *[]byte) ([]byte, *problem) {
 	if r.ContentLength > maxRequest {
 		leaveBody(w, r)
-		return "", tooLarge()
+		return nil, tooLarge()
 	}
 	if r.ContentLength < 0 {
 		return readUndeclared(w, r)
 	}
-	buffer := buffers.Get().(*[]byte)
-	defer buffers.Put(buffer)
-	*buffer = slices.Grow((*buffer)[:0], int(r.ContentLength))
-	body := (*buffer)[:r.ContentLength]
-	if _, err := io.ReadFull(r.Body, body); err != nil {
-		return "", unreadable()
+	if space == nil {
+		space = new([]byte)
 	}
-	return string(body), nil
+	*space = slices.Grow((*space)[:0], int(r.ContentLength))
+	body := (*space)[:r.ContentLength]
+	if _, err := io.ReadFull(r.Body, body); err != nil {
+		return nil, unreadable()
+	}
+	return body, nil
 }
 
 // readUndeclared reads a body whose size isn't known before.
-func readUndeclared(w http.ResponseWriter, r *http.Request) (string, *problem) {
+func readUndeclared(w http.ResponseWriter, r *http.Request) ([]byte, *problem) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
 	var over *http.MaxBytesError
 	switch {
 	case errors.As(err, &over):
 		leaveBody(w, r)
-		return "", tooLarge()
+		return nil, tooLarge()
 	case err != nil:
-		return "", unreadable()
+		return nil, unreadable()
 	}
-	return string(body), nil
+	return body, nil
 }
 
 func tooLarge() *problem {
@@ -149,7 +152,7 @@ func (p *parameters) readJSON(body []byte) *problem {
 		if !ok || m.Name != "token" && m.Name != "profile" && m.Name != "output" {
 			return badRequest("expected the members token, profile and output, all strings")
 		}
-		_ = p.take(m.Name, value) // names are unique in a set
+		_ = p.take([]byte(m.Name), []byte(value)) // names are unique in a set
 	}
 	return nil
 }

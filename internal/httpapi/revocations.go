@@ -48,11 +48,11 @@ func (o *AdminOptions) withdraw(w http.ResponseWriter, r *http.Request, who *cal
 	if bad := onlyJSON(r); bad != nil {
 		return refuse(w, bad)
 	}
-	body, bad := readBody(w, r)
+	body, bad := readBody(w, r, nil)
 	if bad != nil {
 		return refuse(w, bad)
 	}
-	wanted, bad := readWithdrawal([]byte(body), time.Now())
+	wanted, bad := readWithdrawal(body, time.Now())
 	if bad != nil {
 		return refuse(w, bad)
 	}
@@ -254,7 +254,7 @@ const usualPage, largestPage = 1000, 10_000
 func readListing(query string) (l listing, bad *problem) {
 	l.limit = usualPage
 	seen := map[string]bool{}
-	err := eachParameter(query, func(name, value string) error {
+	err := eachInQuery(query, func(name, value string) error {
 		if seen[name] {
 			return errTwice
 		}

@@ -11,7 +11,7 @@ import (
 // /introspect judges it, so that what is answered tells a caller nothing that it
 // could not ask there.
 func (a *API) revoke(w http.ResponseWriter, r *http.Request) outcome {
-	p, bad := readForm(w, r, false)
+	p, bad := readForm(w, r, nil, false)
 	if bad != nil {
 		return refuse(w, bad)
 	}
@@ -25,7 +25,7 @@ func (a *API) revoke(w http.ResponseWriter, r *http.Request) outcome {
 		return out
 	}
 	out.caller = caller.ID
-	c, err := a.introspector.Candidate(r.Context(), p.token.value)
+	c, err := a.introspector.Candidate(r.Context(), string(p.token.value))
 	out.issuer, out.ref = c.Answer.Issuer(), c.Answer.Ref()
 	switch {
 	case err != nil:

@@ -227,7 +227,7 @@ func BenchmarkHit(b *testing.B) {
 			view, dst := introspect.Passthrough(), make([]byte, 0, 4096)
 			b.ReportAllocs()
 			for b.Loop() {
-				a, err := in.Introspect(b.Context(), token)
+				a, err := in.Introspect(b.Context(), []byte(token))
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -209,17 +209,23 @@ func fingerprintOf(c IssuerConfig) (sum [sha256.Size]byte, err error) {
 // Introspect judges token. An error means that we could not tell, and then the
 // answer names only the token and, as far as it was read, its issuer: the keys of
 // the issuer, or the list of revocations, can't be relied on, or there was no turn
-// to check a signature (see Unavailable).
-func (in *Introspector) Introspect(ctx context.Context, token string) (Answer, error) {
+// to check a signature (see Unavailable). The token is not kept.
+func (in *Introspector) Introspect(ctx context.Context, token []byte) (Answer, error) {
 	start := in.now()
 	if len(token) > verify.MaxToken {
-		return malformed(token), nil
+		return malformed(string(token)), nil
 	}
 	key, ended := in.digest(token), in.flights.ended.Load()
 	if a, ok := in.recall(ctx, key, start); ok {
 		in.metrics.judged(ctx, pathHit, in.now().Sub(start))
 		return in.unrevoked(a, start)
 	}
+	return in.find(ctx, string(token), key, start, ended)
+}
+
+// find judges a token that was asked about at start and of which nothing was
+// remembered when so many flights had ended.
+func (in *Introspector) find(ctx context.Context, token string, key Key, start time.Time, ended uint64) (Answer, error) {
 	w := in.shared.way(token)
 	if w.asks == yes && !verify.WellSpelled(token) {
 		w.asks = no // garbage reaches no store that others depend on
@@ -407,7 +413,7 @@ func (i *issuer) holds(e entry, now time.Time) bool {
 // of the key, the token's length and the token: with its length before it no
 // text is the beginning of another, so that nothing can be appended to one, and
 // HMAC would only be a second digest.
-func (in *Introspector) digest(token string) Key {
+func (in *Introspector) digest(token []byte) Key {
 	text := in.texts.Get().(*[]byte)
 	*text = append((*text)[:0], in.digestKey...)
 	*text = binary.BigEndian.AppendUint64(*text, uint64(len(token)))

@@ -148,7 +148,7 @@ func TestAHitAnswersWhatAFreshVerdictAnswers(t *testing.T) {
 		_, before, _ := meeting.count()
 		var seen []introspect.Answer
 		for _, in := range []*introspect.Introspector{first, first, second, second, alone} {
-			a, err := in.Introspect(context.Background(), token)
+			a, err := in.Introspect(context.Background(), []byte(token))
 			if err != nil {
 				t.Fatal(err)
 			}
