@@ -108,7 +108,7 @@ func inMemory(*testing.T) bytesKept {
 		put: func(_ *testing.T, name byte, value []byte, lifetime time.Duration) {
 			s.Put(context.Background(), [32]byte{name}, value, lifetime, false)
 		},
-		get: func(name byte) []byte { return s.Get(context.Background(), [32]byte{name}) },
+		get: func(name byte) []byte { return s.Get(context.Background(), [32]byte{name}, nil) },
 	}
 }
 
@@ -202,7 +202,7 @@ func keptIn(t *testing.T, cfg redisstore.Config) bytesKept {
 		_ = s.Close()
 	})
 	v := s.Verdicts()
-	get := func(name byte) []byte { return v.Get(context.Background(), [32]byte{name}) }
+	get := func(name byte) []byte { return v.Get(context.Background(), [32]byte{name}, nil) }
 	return bytesKept{get: get, put: func(t *testing.T, name byte, value []byte, lifetime time.Duration) {
 		v.Put(context.Background(), [32]byte{name}, bytes.Clone(value), lifetime, false)
 		if lifetime <= 0 {

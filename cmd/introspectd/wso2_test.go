@@ -411,7 +411,7 @@ func TestTheSeedsOwnTokens(t *testing.T) {
 		// In this order a verdict that was remembered would show.
 		for _, row := range rows {
 			now = row.at
-			answer, err := in.Introspect(t.Context(), []byte(row.token))
+			answer, err := in.Introspect(t.Context(), []byte(row.token), nil)
 			if got := answer.Reason().String(); err != nil || got != row.reason {
 				t.Errorf("%s: got the reason %q and %v, want %q", row.name, got, err, row.reason)
 			}

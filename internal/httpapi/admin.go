@@ -245,7 +245,7 @@ func (o *AdminOptions) explain(w http.ResponseWriter, r *http.Request, _ *caller
 	if bad := onlyJSON(r); bad != nil {
 		return refuse(w, bad)
 	}
-	body, bad := readBody(w, r, nil)
+	body, bad := readBody(w, r, new([]byte))
 	if bad != nil {
 		return refuse(w, bad)
 	}

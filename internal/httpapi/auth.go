@@ -38,10 +38,12 @@ func (a *API) extAuthz(w http.ResponseWriter, r *http.Request) outcome {
 // Authorization that is not well-formed.
 func (a *API) gateway(w http.ResponseWriter, r *http.Request, name, query string, malformed int) outcome {
 	leaveBody(w, r) // it stays with the gateway
+	room := buffers.Get().(*[]byte)
+	defer buffers.Put(room)
 	ruling, out := a.rule(r.Context(), Forwarded{
 		Peer: r.RemoteAddr, Caller: r.Header["X-Introspectd-Caller"],
 		Policy: name, repeated: r.Header["X-Introspectd-Policy"], query: query,
-		Authorization: r.Header["Authorization"], malformed: malformed,
+		Authorization: r.Header["Authorization"], malformed: malformed, room: (*room)[:0],
 	})
 	ruling.lifetime = a.lifetime(ruling)
 	ruling.write(w)
@@ -95,7 +97,7 @@ func (a *API) decide(ctx context.Context, f Forwarded) (Ruling, outcome) {
 	case malformedToken:
 		return out.denied(f.malformed, "invalid_request", p.challenge(`error="invalid_request"`))
 	}
-	answer, err := a.introspector.Introspect(ctx, []byte(token))
+	answer, err := a.introspector.Introspect(ctx, []byte(token), f.room)
 	if err != nil {
 		return untold(), out.failed(answer, err)
 	}

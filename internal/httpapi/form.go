@@ -74,6 +74,7 @@ type parameters struct {
 	token                                   parameter[[]byte] // may be part of the body
 	hint, profile, output                   parameter[string]
 	clientID, clientSecret, clientAssertion parameter[string]
+	room                                    []byte // for the answer, until the request is over
 	// profiled says that profile and output are parameters of this endpoint;
 	// elsewhere they are unknown ones.
 	profiled bool

@@ -57,7 +57,7 @@ func (a *API) judge(w http.ResponseWriter, r *http.Request, p parameters, needs 
 		refused.caller = caller.ID
 		return refused
 	}
-	answer, err := a.introspector.Introspect(r.Context(), p.token.value)
+	answer, err := a.introspector.Introspect(r.Context(), p.token.value, p.room)
 	if err != nil {
 		unavailable(w)
 		return out.failed(answer, err)
@@ -77,7 +77,8 @@ func (a *API) judge(w http.ResponseWriter, r *http.Request, p parameters, needs 
 	return out
 }
 
-// buffers hold the body of a request, and an answer while it is written.
+// buffers hold what is read of a request and of memory, and an answer while it is
+// written.
 var buffers = sync.Pool{New: func() any { return new(make([]byte, 0, 4096)) }}
 
 var inactive = []byte(introspect.Inactive)

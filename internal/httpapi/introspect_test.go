@@ -274,13 +274,13 @@ func TestIntrospectWhenItCantTell(t *testing.T) {
 // lost forgets everything.
 type lost struct{}
 
-func (lost) Get(context.Context, introspect.Key) []byte                       { return nil }
+func (lost) Get(context.Context, introspect.Key, []byte) []byte               { return nil }
 func (lost) Put(context.Context, introspect.Key, []byte, time.Duration, bool) {}
 
 // garbage answers with what nobody stored.
 type garbage struct{ lost }
 
-func (garbage) Get(context.Context, introspect.Key) []byte {
+func (garbage) Get(context.Context, introspect.Key, []byte) []byte {
 	return append([]byte{1, 1}, make([]byte, 300)...)
 }
 

@@ -129,7 +129,7 @@ func (a *API) profiled(w http.ResponseWriter, r *http.Request, p parameters) out
 		return refused
 	}
 	out.profile = profile.name
-	answer, err := a.introspector.Introspect(r.Context(), p.token.value)
+	answer, err := a.introspector.Introspect(r.Context(), p.token.value, p.room)
 	if err != nil {
 		unavailable(w)
 		return out.failed(answer, err)

@@ -35,7 +35,7 @@ func badRequest(description string) *problem {
 
 // readForm reads the parameters of a POST in the order of the contract: media
 // type, size, form. With orJSON a JSON object will do too. The token may lie in
-// space.
+// space, and there is room for the answer behind it.
 func readForm(w http.ResponseWriter, r *http.Request, space *[]byte, orJSON bool) (p parameters, bad *problem) {
 	isJSON, bad := mediaType(r, orJSON)
 	if bad != nil {
@@ -46,7 +46,7 @@ func readForm(w http.ResponseWriter, r *http.Request, space *[]byte, orJSON bool
 	if bad != nil {
 		return p, bad
 	}
-	p.profiled = orJSON
+	p.profiled, p.room = orJSON, (*space)[len(*space):]
 	if r.URL.RawQuery != "" {
 		if err := eachInQuery(r.URL.RawQuery, refuseCredential); err != nil {
 			return p, badRequest(err.Error())
@@ -91,24 +91,21 @@ func unsupported(description string) *problem {
 	return &problem{status: http.StatusUnsupportedMediaType, code: "invalid_request", description: description}
 }
 
-// readBody reads the body into space, if there is any and its size is known.
+// readBody reads the body, into space if its size is known; space then ends with it.
 func readBody(w http.ResponseWriter, r *http.Request, space *[]byte) ([]byte, *problem) {
 	if r.ContentLength > maxRequest {
 		leaveBody(w, r)
 		return nil, tooLarge()
 	}
+	*space = (*space)[:0]
 	if r.ContentLength < 0 {
 		return readUndeclared(w, r)
 	}
-	if space == nil {
-		space = new([]byte)
-	}
-	*space = slices.Grow((*space)[:0], int(r.ContentLength))
-	body := (*space)[:r.ContentLength]
-	if _, err := io.ReadFull(r.Body, body); err != nil {
+	*space = slices.Grow(*space, int(r.ContentLength))[:r.ContentLength]
+	if _, err := io.ReadFull(r.Body, *space); err != nil {
 		return nil, unreadable()
 	}
-	return body, nil
+	return *space, nil
 }
 
 // readUndeclared reads a body whose size isn't known before.

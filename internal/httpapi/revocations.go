@@ -48,7 +48,7 @@ func (o *AdminOptions) withdraw(w http.ResponseWriter, r *http.Request, who *cal
 	if bad := onlyJSON(r); bad != nil {
 		return refuse(w, bad)
 	}
-	body, bad := readBody(w, r, nil)
+	body, bad := readBody(w, r, new([]byte))
 	if bad != nil {
 		return refuse(w, bad)
 	}

@@ -11,7 +11,7 @@ import (
 // /introspect judges it, so that what is answered tells a caller nothing that it
 // could not ask there.
 func (a *API) revoke(w http.ResponseWriter, r *http.Request) outcome {
-	p, bad := readForm(w, r, nil, false)
+	p, bad := readForm(w, r, new([]byte), false)
 	if bad != nil {
 		return refuse(w, bad)
 	}

@@ -39,6 +39,7 @@ type Forwarded struct {
 	repeated  []string // X-Introspectd-Policy
 	query     string   // of /auth
 	malformed int      // the status for an Authorization that is not well-formed
+	room      []byte   // for the answer, until the ruling is told
 }
 
 // Ruling is what a gateway is told of one request, to be rendered in its

@@ -260,7 +260,7 @@ func TestOnTheWire(t *testing.T) {
 // panicking is a store that panics.
 type panicking struct{ lost }
 
-func (panicking) Get(context.Context, introspect.Key) []byte { panic("the store panics") }
+func (panicking) Get(context.Context, introspect.Key, []byte) []byte { panic("the store panics") }
 
 func TestErrors(t *testing.T) {
 	f := newFixture(t)

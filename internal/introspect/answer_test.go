@@ -227,7 +227,7 @@ func BenchmarkHit(b *testing.B) {
 			view, dst := introspect.Passthrough(), make([]byte, 0, 4096)
 			b.ReportAllocs()
 			for b.Loop() {
-				a, err := in.Introspect(b.Context(), []byte(token))
+				a, err := in.Introspect(b.Context(), []byte(token), nil)
 				if err != nil {
 					b.Fatal(err)
 				}

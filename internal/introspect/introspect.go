@@ -71,8 +71,8 @@ type Key = [sha256.Size]byte
 // what it returns is checked before it is believed.
 type Cache interface {
 	// Get returns a copy of what was last put under key, nil when there is
-	// nothing or it can't be had.
-	Get(ctx context.Context, key Key) []byte
+	// nothing or it can't be had. The copy may lie in room.
+	Get(ctx context.Context, key Key, room []byte) []byte
 	// Put keeps value for at most lifetime. Values of refused tokens never
 	// take the place of others.
 	Put(ctx context.Context, key Key, value []byte, lifetime time.Duration, refused bool)
@@ -209,14 +209,15 @@ func fingerprintOf(c IssuerConfig) (sum [sha256.Size]byte, err error) {
 // Introspect judges token. An error means that we could not tell, and then the
 // answer names only the token and, as far as it was read, its issuer: the keys of
 // the issuer, or the list of revocations, can't be relied on, or there was no turn
-// to check a signature (see Unavailable). The token is not kept.
-func (in *Introspector) Introspect(ctx context.Context, token []byte) (Answer, error) {
+// to check a signature (see Unavailable). The token is not kept; the answer may lie
+// in room, and is then good until that is used again.
+func (in *Introspector) Introspect(ctx context.Context, token, room []byte) (Answer, error) {
 	start := in.now()
 	if len(token) > verify.MaxToken {
 		return malformed(string(token)), nil
 	}
 	key, ended := in.digest(token), in.flights.ended.Load()
-	if a, ok := in.recall(ctx, key, start); ok {
+	if a, ok := in.recall(ctx, key, start, room); ok {
 		in.metrics.judged(ctx, pathHit, in.now().Sub(start))
 		return in.unrevoked(a, start)
 	}
@@ -243,7 +244,7 @@ func (in *Introspector) find(ctx context.Context, token string, key Key, start t
 	}
 	l, err := in.flights.do(ctx, key, func() (landed, error) {
 		if in.flights.ended.Load() != ended { // one of this token may have, between our look and this flight
-			if a, ok := in.recall(ctx, key, in.now()); ok {
+			if a, ok := in.recall(ctx, key, in.now(), nil); ok {
 				return landed{a, pathVerified}, nil
 			}
 		}
@@ -374,12 +375,13 @@ func earliest(a, b time.Time) time.Time {
 	return a
 }
 
-// recall returns the answer that this process remembers under key.
-func (in *Introspector) recall(ctx context.Context, key Key, now time.Time) (Answer, bool) {
+// recall returns the answer that this process remembers under key, in room if it
+// fits.
+func (in *Introspector) recall(ctx context.Context, key Key, now time.Time, room []byte) (Answer, bool) {
 	if in.store == nil {
 		return Answer{}, false
 	}
-	return in.believe(in.store.Get(ctx, key), now)
+	return in.believe(in.store.Get(ctx, key, room), now)
 }
 
 // believe returns the answer in what was remembered if all that made it still

@@ -175,7 +175,7 @@ func (f *fixture) payload(claims string) string {
 
 func (f *fixture) judge(in *introspect.Introspector, token string) introspect.Answer {
 	f.t.Helper()
-	a, err := in.Introspect(context.Background(), []byte(token))
+	a, err := in.Introspect(context.Background(), []byte(token), nil)
 	if err != nil {
 		f.t.Fatalf("could not tell: %v", err)
 	}
@@ -286,7 +286,7 @@ func TestErrorsAreNeverRemembered(t *testing.T) {
 		c.Keys.Files, c.Keys.JWKSURL = nil, "http://127.0.0.1:1/jwks.json"
 	})
 	for range 2 {
-		a, err := in.Introspect(context.Background(), []byte(f.sign("")))
+		a, err := in.Introspect(context.Background(), []byte(f.sign("")), nil)
 		if !errors.Is(err, jwks.ErrUnavailable) || a.Active() || a.Issuer() != "idp" {
 			t.Errorf("INT-19: got active %t of %q, error %v, want an error that names the issuer", a.Active(), a.Issuer(), err)
 		}
@@ -304,7 +304,7 @@ func TestManyAskersOneVerification(t *testing.T) {
 	bodies := make([]string, 64)
 	for n := range bodies {
 		wg.Go(func() {
-			a, err := in.Introspect(context.Background(), []byte(token))
+			a, err := in.Introspect(context.Background(), []byte(token), nil)
 			if err == nil {
 				bodies[n] = string(a.Body())
 			}
@@ -325,7 +325,7 @@ func TestAnAskerThatHangsUpSpoilsNothing(t *testing.T) {
 	in := f.introspector(nil)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if a, err := in.Introspect(ctx, []byte(f.sign(""))); err != nil || !a.Active() {
+	if a, err := in.Introspect(ctx, []byte(f.sign("")), nil); err != nil || !a.Active() {
 		t.Errorf("got active %t, %v", a.Active(), err)
 	}
 }
@@ -340,7 +340,7 @@ func TestWhatIsRememberedIsNotBelievedUnseen(t *testing.T) {
 		planted := slices.Clone(entry)
 		planted[n] ^= 0x55
 		in := f.reading(planted)
-		a, err := in.Introspect(context.Background(), []byte(token))
+		a, err := in.Introspect(context.Background(), []byte(token), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -357,7 +357,7 @@ func TestWhatIsRememberedIsNotBelievedUnseen(t *testing.T) {
 // planted is a store that answers everything with the same bytes.
 type planted []byte
 
-func (p planted) Get(context.Context, introspect.Key) []byte                       { return slices.Clone(p) }
+func (p planted) Get(context.Context, introspect.Key, []byte) []byte               { return slices.Clone(p) }
 func (p planted) Put(context.Context, introspect.Key, []byte, time.Duration, bool) {}
 
 func (f *fixture) reading(entry []byte) *introspect.Introspector {
@@ -375,7 +375,7 @@ func FuzzRemembered(f *testing.F) {
 	f.Add(*x.store.kept.Load())
 	f.Fuzz(func(t *testing.T, entry []byte) {
 		x.t = t
-		a, err := x.reading(entry).Introspect(context.Background(), []byte(token))
+		a, err := x.reading(entry).Introspect(context.Background(), []byte(token), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -391,13 +391,13 @@ type overtaken struct {
 	by func()
 }
 
-func (o *overtaken) Get(ctx context.Context, key introspect.Key) []byte {
+func (o *overtaken) Get(ctx context.Context, key introspect.Key, room []byte) []byte {
 	if by := o.by; by != nil {
 		o.by = nil
 		by()
 		return nil
 	}
-	return o.Cache.Get(ctx, key)
+	return o.Cache.Get(ctx, key, room)
 }
 
 func TestAnAskerThatWasOvertakenVerifiesNothing(t *testing.T) {

@@ -37,14 +37,14 @@ func TestWhatHadNoTurnIsAnErrorAndNotRemembered(t *testing.T) {
 	in := f.introspector(nil)
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
-		a, err := in.Introspect(t.Context(), []byte(token))
+		a, err := in.Introspect(t.Context(), []byte(token), nil)
 		if !errors.Is(err, verify.ErrOverloaded) || introspect.Unavailable(err) != "overloaded" || a.Active() || a.Reason() != verify.NoReason || a.Issuer() != "idp" {
 			t.Errorf("got active %t, reason %q of %q, error %v, want an error that names the issuer", a.Active(), a.Reason(), a.Issuer(), err)
 		}
 		if waited := time.Since(began); waited != time.Second {
 			t.Errorf("waited %s, want 1s", waited)
 		}
-		if a, err := in.Introspect(t.Context(), []byte(f.sign(""))); err != nil || !a.Active() {
+		if a, err := in.Introspect(t.Context(), []byte(f.sign("")), nil); err != nil || !a.Active() {
 			t.Errorf("a token by ES256 meanwhile: got active %t, %v", a.Active(), err)
 		}
 	})
@@ -73,7 +73,7 @@ func TestAskersOfOneTokenHaveOneTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var active, left atomic.Int64
 		ask := func(ctx context.Context) {
-			switch a, err := in.Introspect(ctx, []byte(token)); {
+			switch a, err := in.Introspect(ctx, []byte(token), nil); {
 			case errors.Is(err, verify.ErrOverloaded):
 				left.Add(1)
 			case err == nil && a.Active():
@@ -111,7 +111,7 @@ func TestAskersOfOneTokenHaveOneTurn(t *testing.T) {
 		var left atomic.Int64
 		for range 64 {
 			go func() {
-				if _, err := in.Introspect(all, []byte(token)); errors.Is(err, verify.ErrOverloaded) {
+				if _, err := in.Introspect(all, []byte(token), nil); errors.Is(err, verify.ErrOverloaded) {
 					left.Add(1)
 				}
 			}()
@@ -206,7 +206,7 @@ func TestAPanicLeavesNobodyWaiting(t *testing.T) {
 						panics.Add(1)
 					}
 				}()
-				if a, err := in.Introspect(t.Context(), []byte(token)); err == nil && a.Active() {
+				if a, err := in.Introspect(t.Context(), []byte(token), nil); err == nil && a.Active() {
 					active.Add(1)
 				}
 			}()

@@ -305,7 +305,7 @@ func TestADoubtfulListAnswersNothing(t *testing.T) {
 	in := f.introspector(nil)
 	token := f.sign(`"sub":"a","azp":"app"`)
 	for _, look := range []string{"fresh", "remembered"} {
-		a, err := in.Introspect(t.Context(), []byte(token))
+		a, err := in.Introspect(t.Context(), []byte(token), nil)
 		if !errors.Is(err, revoke.ErrUnavailable) || a.Active() || a.Body() != nil || a.Issuer() != "idp" || a.Ref() == (introspect.Ref{}) || introspect.Unavailable(err) != "revocation_unavailable" {
 			t.Errorf("INT-19 %s: got active %t of %q, %v", look, a.Active(), a.Issuer(), err)
 		}

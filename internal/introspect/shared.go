@@ -97,7 +97,7 @@ func (s *shared) verified(w way, began time.Time) {
 // get asks, and measures.
 func (s *shared) get(ctx context.Context, key Key) []byte {
 	start := time.Now()
-	entry := s.cache.Get(ctx, key)
+	entry := s.cache.Get(ctx, key, nil)
 	s.trips.add(time.Since(start))
 	s.told.Store(true)
 	return entry

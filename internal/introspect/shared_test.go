@@ -40,7 +40,7 @@ type others struct {
 
 func newOthers() *others { return &others{kept: map[introspect.Key][]byte{}} }
 
-func (o *others) Get(_ context.Context, key introspect.Key) []byte {
+func (o *others) Get(_ context.Context, key introspect.Key, _ []byte) []byte {
 	time.Sleep(o.trip) // the network between
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -148,7 +148,7 @@ func TestAHitAnswersWhatAFreshVerdictAnswers(t *testing.T) {
 		_, before, _ := meeting.count()
 		var seen []introspect.Answer
 		for _, in := range []*introspect.Introspector{first, first, second, second, alone} {
-			a, err := in.Introspect(context.Background(), []byte(token))
+			a, err := in.Introspect(context.Background(), []byte(token), nil)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -107,7 +107,7 @@ func TestWSO2TrustStoreTokens(t *testing.T) {
 			t.Run(row.File[:2]+" "+file+" "+row.Why, func(t *testing.T) {
 				token := text(t, wso2+"tokens/"+row.File)
 				for _, once := range []string{"fresh", "remembered"} {
-					a, err := in.Introspect(context.Background(), []byte(token))
+					a, err := in.Introspect(context.Background(), []byte(token), nil)
 					if err != nil || a.Active() != row.Active {
 						t.Fatalf("%s: got active %t (%s), error %v, want %t", once, a.Active(), a.Reason(), err, row.Active)
 					}
@@ -302,7 +302,7 @@ func TestPublishedTokens(t *testing.T) {
 			}
 			keys := strings.ReplaceAll(row.keys, "ALLOW", fmt.Sprint(row.allow))
 			in := configured(t, fmt.Sprintf("issuers: [{name: apim, issuer: %q, leeway: 0s, require: [iss, exp], keys: %s}]\n", claims.Iss, keys), &row.at)
-			a, err := in.Introspect(t.Context(), []byte(row.token))
+			a, err := in.Introspect(t.Context(), []byte(row.token), nil)
 			if err != nil || a.Reason() != row.want || a.Active() != (row.want == verify.NoReason) {
 				t.Errorf("got active %t %q, %v, want %q", a.Active(), a.Reason(), err, row.want)
 			}

@@ -22,6 +22,7 @@ package memstore
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/coocood/freecache"
@@ -58,11 +59,11 @@ type monotonic struct{ start time.Time }
 func (m monotonic) Now() uint32 { return uint32(time.Since(m.start)/time.Second) + 1 }
 
 // Get returns a copy of the value that was put under key less than its
-// lifetime ago, and nil where there is none.
-func (s *Store) Get(_ context.Context, key Key) []byte {
+// lifetime ago, and nil where there is none. The copy lies in room if it fits.
+func (s *Store) Get(_ context.Context, key Key, room []byte) []byte {
 	var value []byte
 	take := func(v []byte) error {
-		value = append(make([]byte, 0, len(v)), v...)
+		value = append(slices.Grow(room[:0], len(v)), v...)
 		return nil
 	}
 	if s.good.GetFn(key[:], take) == nil || s.refused.GetFn(key[:], take) == nil {

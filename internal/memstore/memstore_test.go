@@ -24,17 +24,17 @@ func TestKeepsAValueForItsLifetime(t *testing.T) {
 		s.Put(ctx, key(1), []byte("good"), 10*time.Second, false)
 		s.Put(ctx, key(2), []byte("bad"), 10*time.Second, true)
 		time.Sleep(9 * time.Second)
-		if got := s.Get(ctx, key(1)); string(got) != "good" {
+		if got := s.Get(ctx, key(1), nil); string(got) != "good" {
 			t.Errorf("after 9 s of 10: got %q, want it", got)
 		}
-		if got := s.Get(ctx, key(2)); string(got) != "bad" {
+		if got := s.Get(ctx, key(2), nil); string(got) != "bad" {
 			t.Errorf("refused, after 9 s of 10: got %q, want it", got)
 		}
-		if got := s.Get(ctx, key(3)); got != nil {
+		if got := s.Get(ctx, key(3), nil); got != nil {
 			t.Errorf("never put: got %q", got)
 		}
 		time.Sleep(2 * time.Second)
-		if got := s.Get(ctx, key(1)); got != nil {
+		if got := s.Get(ctx, key(1), nil); got != nil {
 			t.Errorf("after 11 s of 10: got %q, want nothing", got)
 		}
 	})
@@ -44,7 +44,7 @@ func TestALifetimeOfNothingIsNotKept(t *testing.T) {
 	s := memstore.New(1 << 20)
 	for _, d := range []time.Duration{0, -1, -time.Hour, time.Second - 1} {
 		s.Put(ctx, key(1), []byte("x"), d, false)
-		if got := s.Get(ctx, key(1)); got != nil {
+		if got := s.Get(ctx, key(1), nil); got != nil {
 			t.Errorf("lifetime %s: got %q, want nothing kept", d, got)
 		}
 	}
@@ -53,8 +53,8 @@ func TestALifetimeOfNothingIsNotKept(t *testing.T) {
 func TestAHitIsACopy(t *testing.T) {
 	s := memstore.New(1 << 20)
 	s.Put(ctx, key(1), []byte("good"), time.Minute, false)
-	s.Get(ctx, key(1))[0] = 'X'
-	if got := s.Get(ctx, key(1)); string(got) != "good" {
+	s.Get(ctx, key(1), nil)[0] = 'X'
+	if got := s.Get(ctx, key(1), nil); string(got) != "good" {
 		t.Errorf("got %q: a reader changed what is kept", got)
 	}
 }
@@ -69,7 +69,7 @@ func TestRefusedTokensPushOutNoGoodOne(t *testing.T) {
 		s.Put(ctx, key(1_000_000+n), []byte("refused"), time.Hour, true)
 	}
 	for n := range 1000 {
-		if s.Get(ctx, key(n)) == nil {
+		if s.Get(ctx, key(n), nil) == nil {
 			t.Fatalf("good value %d is gone after 200,000 refused ones", n)
 		}
 	}
@@ -94,7 +94,7 @@ func BenchmarkGet(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for n := 0; b.Loop(); n++ {
-		if s.Get(ctx, key(n%10_000)) == nil {
+		if s.Get(ctx, key(n%10_000), nil) == nil {
 			b.Fatal("gone")
 		}
 	}

@@ -134,7 +134,7 @@ func BenchmarkVerdictsGet(b *testing.B) {
 			b.SetParallelism(row.askers)
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
-					s.Verdicts().Get(b.Context(), [32]byte{9})
+					s.Verdicts().Get(b.Context(), [32]byte{9}, nil)
 				}
 			})
 		})

@@ -123,7 +123,7 @@ func put(t *testing.T, s *redisstore.Store, key byte, value string, lifetime tim
 }
 
 func got(s *redisstore.Store, key byte) string {
-	return string(s.Verdicts().Get(context.Background(), [32]byte{key}))
+	return string(s.Verdicts().Get(context.Background(), [32]byte{key}, nil))
 }
 
 func verdictKey(key byte) string {

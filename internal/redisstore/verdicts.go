@@ -31,8 +31,8 @@ func (s *Store) Verdicts() Verdicts { return Verdicts{s} }
 
 // Get returns what was put under key, nil when there is nothing or it can't be
 // had within 40 ms. It doesn't end with its context: others may wait for the same
-// exchange, and one that is broken off costs a connection.
-func (v Verdicts) Get(_ context.Context, key [32]byte) []byte {
+// exchange, and one that is broken off costs a connection. It needs no room.
+func (v Verdicts) Get(_ context.Context, key [32]byte, _ []byte) []byte {
 	name := v.store.verdictKey(key)
 	plain := v.store.unseal(seal.Verdict, name, v.store.look(name))
 	if len(plain) < 8 || time.Now().UnixMilli() >= int64(binary.BigEndian.Uint64(plain)) {

@@ -146,7 +146,7 @@ func (k *Keys) at(now time.Time) (*key, error) {
 // Cache keeps values for a time; it may forget them at any moment. Only this
 // process may be able to write it.
 type Cache interface {
-	Get(ctx context.Context, key [sha256.Size]byte) []byte
+	Get(ctx context.Context, key [sha256.Size]byte, room []byte) []byte
 	Put(ctx context.Context, key [sha256.Size]byte, value []byte, lifetime time.Duration, refused bool)
 }
 
@@ -365,7 +365,7 @@ func (s *Signer) recall(ctx context.Context, name [sha256.Size]byte, now time.Ti
 	if s.cache == nil {
 		return Assertion{}, false
 	}
-	value := s.cache.Get(ctx, name)
+	value := s.cache.Get(ctx, name, nil)
 	if len(value) <= entryHead {
 		return Assertion{}, false
 	}
