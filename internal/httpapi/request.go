@@ -72,7 +72,7 @@ func mediaType(r *http.Request, orJSON bool) (isJSON bool, bad *problem) {
 	if types := r.Header["Content-Type"]; len(types) == 1 {
 		kind, _, _ := strings.Cut(types[0], ";")
 		switch kind = strings.TrimSpace(kind); {
-		case strings.EqualFold(kind, formType):
+		case kind == formType, strings.EqualFold(kind, formType): // the usual spelling first
 			return false, nil
 		case orJSON && strings.EqualFold(kind, jsonType):
 			return true, nil
