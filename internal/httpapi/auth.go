@@ -40,12 +40,14 @@ func (a *API) gateway(w http.ResponseWriter, r *http.Request, name, query string
 	leaveBody(w, r) // it stays with the gateway
 	room := buffers.Get().(*[]byte)
 	defer buffers.Put(room)
-	ruling, out := a.rule(r.Context(), Forwarded{
+	f := Forwarded{
 		Peer: r.RemoteAddr, Caller: r.Header["X-Introspectd-Caller"],
 		Policy: name, repeated: r.Header["X-Introspectd-Policy"], query: query,
 		Authorization: r.Header["Authorization"], malformed: malformed, room: (*room)[:0],
-	})
-	ruling.lifetime = a.lifetime(ruling)
+	}
+	var out outcome
+	ruling := a.rule(r.Context(), &f, &out)
+	ruling.lifetime = a.lifetime(&ruling)
 	ruling.write(w)
 	return out
 }
@@ -54,7 +56,7 @@ func (a *API) gateway(w http.ResponseWriter, r *http.Request, name, query string
 // refusal, and of one that allows no longer than a revocation may be late, nor
 // than the token or the assertion that goes with it has left. Part of a second
 // is none, and so is what leeway gives.
-func (a *API) lifetime(r Ruling) int64 {
+func (a *API) lifetime(r *Ruling) int64 {
 	if a.keep == 0 || r.Status != http.StatusOK {
 		return 0
 	}
@@ -68,16 +70,15 @@ func (a *API) lifetime(r Ruling) int64 {
 }
 
 // rule judges the token of a forwarded request by a policy, whatever protocol
-// the gateway speaks.
-func (a *API) rule(ctx context.Context, f Forwarded) (Ruling, outcome) {
-	ruling, out := a.decide(ctx, f)
+// the gateway speaks, and notes in out what happened.
+func (a *API) rule(ctx context.Context, f *Forwarded, out *outcome) Ruling {
+	ruling := a.decide(ctx, f, out)
 	ruling.bodies = a.refusals
-	return ruling, out
+	return ruling
 }
 
-func (a *API) decide(ctx context.Context, f Forwarded) (Ruling, outcome) {
-	out, ok := a.admit(f)
-	if !ok {
+func (a *API) decide(ctx context.Context, f *Forwarded, out *outcome) Ruling {
+	if !a.admit(f, out) {
 		return out.refusedEntry()
 	}
 	p := a.policies[f.Policy]
@@ -99,7 +100,8 @@ func (a *API) decide(ctx context.Context, f Forwarded) (Ruling, outcome) {
 	}
 	answer, err := a.introspector.Introspect(ctx, []byte(token), f.room)
 	if err != nil {
-		return untold(), out.failed(answer, err)
+		out.failed(&answer, err)
+		return untold()
 	}
 	// Asked last, and of those alone: what was judged good has passed a stricter
 	// grammar, and a look at each character is dear.
@@ -112,19 +114,21 @@ func (a *API) decide(ctx context.Context, f Forwarded) (Ruling, outcome) {
 		out.profile = p.profile.name
 		allowed.assertion, reason, out.note, err = p.assertion(ctx, answer, cmp.Or(out.caller, p.name))
 		if err != nil {
-			return untold(), out.unsigned(answer, err)
+			out.unsigned(&answer, err)
+			return untold()
 		}
 	}
 	if reason == verify.NoReason {
 		if reason, allowed.values, ok = p.identity(answer, allowed.assertion, a.observer); !ok {
-			return untold(), out.unsigned(answer, errNoRoom)
+			out.unsigned(&answer, errNoRoom)
+			return untold()
 		}
 	}
-	out.judged(answer, reason, reason == verify.NoReason)
+	out.judged(&answer, reason, reason == verify.NoReason)
 	switch reason {
 	case verify.NoReason:
 		out.status = http.StatusOK
-		return allowed, out
+		return allowed
 	case verify.InsufficientScope:
 		return out.denied(http.StatusForbidden, "insufficient_scope", p.challenge(`error="insufficient_scope"`+demands.scopeAttribute()))
 	case verify.Expired:
@@ -201,43 +205,43 @@ func (p *policy) challenge(parameters string) string {
 }
 
 // denied is a refusal that the client is told.
-func (o outcome) denied(status int, code, challenge string) (Ruling, outcome) {
+func (o *outcome) denied(status int, code, challenge string) Ruling {
 	o.status, o.code = status, code
-	return Ruling{Status: status, Code: code, Challenge: challenge}, o
+	return Ruling{Status: status, Code: code, Challenge: challenge}
 }
 
 // misconfigured is the answer to a gateway that is not set up as it should be:
 // nothing may be allowed on a guess.
-func (o outcome) misconfigured(why string) (Ruling, outcome) {
+func (o *outcome) misconfigured(why string) Ruling {
 	o.status, o.note = http.StatusServiceUnavailable, why
-	return untold(), o
+	return untold()
 }
 
 // refusedEntry is the answer to a stranger, who learns nothing of policies and
 // tokens.
-func (o outcome) refusedEntry() (Ruling, outcome) {
+func (o *outcome) refusedEntry() Ruling {
 	return o.denied(http.StatusForbidden, "access_denied", "")
 }
 
 // admit lets in the peers of auth.allow_from, and callers that may auth. The
 // credential of the latter has a header of its own: Authorization is the
 // client's.
-func (a *API) admit(f Forwarded) (out outcome, ok bool) {
+func (a *API) admit(f *Forwarded, out *outcome) bool {
 	for _, peer := range a.allowFrom {
 		if peer.Contains(f.Peer) {
-			return out, true
+			return true
 		}
 	}
 	if len(f.Caller) == 0 {
 		a.observer.refusedGateway(f.Peer)
-		return out, false
+		return false
 	}
 	who, refusal := a.callers.Authenticate(callers.Credentials{Authorization: f.Caller, Peer: f.Peer})
 	if refusal != nil || !who.May(callers.Auth) {
-		return out, false
+		return false
 	}
 	out.caller = who.ID
-	return out, true
+	return true
 }
 
 func sameOrAbsent(lines []string, want string) bool {

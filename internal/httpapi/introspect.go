@@ -60,11 +60,12 @@ func (a *API) judge(w http.ResponseWriter, r *http.Request, p parameters, needs 
 	answer, err := a.introspector.Introspect(r.Context(), p.token.value, p.room)
 	if err != nil {
 		unavailable(w)
-		return out.failed(answer, err)
+		out.failed(&answer, err)
+		return out
 	}
 	view := &a.views[caller.Index]
 	reason, refused := view.demand.Refuses(answer)
-	out.judged(answer, reason, !refused)
+	out.judged(&answer, reason, !refused)
 	out.status = http.StatusOK
 	if refused {
 		respond(w, http.StatusOK, inactive)
@@ -94,7 +95,7 @@ func (p *parameters) check() *problem {
 }
 
 // judged notes a verdict.
-func (o *outcome) judged(a introspect.Answer, reason verify.Reason, active bool) {
+func (o *outcome) judged(a *introspect.Answer, reason verify.Reason, active bool) {
 	o.isVerdict, o.active = true, active
 	o.reason, o.issuer, o.ref = reason.String(), a.Issuer(), a.Ref()
 	if note := a.Note(); note != "" {
@@ -103,8 +104,7 @@ func (o *outcome) judged(a introspect.Answer, reason verify.Reason, active bool)
 }
 
 // failed notes that no verdict could be made.
-func (o outcome) failed(a introspect.Answer, err error) outcome {
+func (o *outcome) failed(a *introspect.Answer, err error) {
 	o.status, o.isVerdict, o.err = http.StatusServiceUnavailable, true, err
 	o.reason, o.issuer, o.ref = introspect.Unavailable(err), a.Issuer(), a.Ref()
-	return o
 }

@@ -153,7 +153,7 @@ func (o *Observer) serve(w http.ResponseWriter, r *http.Request, e *endpoint) {
 	if out.status >= 500 && !span.IsRecording() {
 		within, span = o.failed(ctx, e.spans[method], start, out.status)
 	}
-	o.report(within, span, e, method, out, start)
+	o.report(within, span, e, method, &out, start)
 }
 
 // failed starts the span of a request that was not to have one, after the fact.
@@ -203,7 +203,7 @@ func (o *Observer) run(ctx context.Context, carrier propagation.TextMapCarrier, 
 	if out.status >= 500 && !span.IsRecording() {
 		within, span = o.failed(ctx, e.spans[n], start, out.status)
 	}
-	o.report(within, span, e, n, out, start)
+	o.report(within, span, e, n, &out, start)
 }
 
 func (o *Observer) survived(ctx context.Context, work func(context.Context) outcome) (out outcome) {
@@ -241,7 +241,7 @@ func requestID(ctx context.Context) string {
 	return hex.EncodeToString(id[:])
 }
 
-func (o *Observer) report(ctx context.Context, span trace.Span, e *endpoint, method int, out outcome, start time.Time) {
+func (o *Observer) report(ctx context.Context, span trace.Span, e *endpoint, method int, out *outcome, start time.Time) {
 	end := time.Now()
 	o.durations.Record(ctx, end.Sub(start).Seconds(), e.labels[method].of(out.status, func(status int) []metric.RecordOption {
 		return []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(e.described(method, status)...))}

@@ -132,7 +132,8 @@ func (a *API) profiled(w http.ResponseWriter, r *http.Request, p parameters) out
 	answer, err := a.introspector.Introspect(r.Context(), p.token.value, p.room)
 	if err != nil {
 		unavailable(w)
-		return out.failed(answer, err)
+		out.failed(&answer, err)
+		return out
 	}
 	reason, refused := a.views[caller.Index].demand.Refuses(answer)
 	var shown claims.Set
@@ -153,10 +154,11 @@ func (a *API) profiled(w http.ResponseWriter, r *http.Request, p parameters) out
 			reason, refused = verify.Expired, true
 		case err != nil:
 			unavailable(w)
-			return out.unsigned(answer, err)
+			out.unsigned(&answer, err)
+			return out
 		}
 	}
-	out.judged(answer, reason, !refused)
+	out.judged(&answer, reason, !refused)
 	out.status = http.StatusOK
 	if refused {
 		respond(w, http.StatusOK, inactive)
@@ -207,10 +209,9 @@ func (o outcome) bound(w http.ResponseWriter, a introspect.Answer) outcome {
 }
 
 // unsigned notes that a good token got no assertion.
-func (o outcome) unsigned(a introspect.Answer, err error) outcome {
-	o = o.failed(a, err)
+func (o *outcome) unsigned(a *introspect.Answer, err error) {
+	o.failed(a, err)
 	o.reason = "signing_unavailable"
-	return o
 }
 
 // append renders what a profile shows of an active answer.

@@ -73,8 +73,8 @@ func (a *API) Judge(ctx context.Context, route string, carrier propagation.TextM
 	f.malformed = http.StatusBadRequest
 	ruling := Ruling{Status: http.StatusInternalServerError, Code: "server_error"}
 	a.observer.run(ctx, carrier, route, f.Method, func(ctx context.Context) outcome {
-		told, out := a.rule(ctx, f)
-		ruling = told
+		var out outcome
+		ruling = a.rule(ctx, &f, &out)
 		return out
 	})
 	return ruling
