@@ -138,8 +138,9 @@ func (o *AdminOptions) act(c *gin.Context, needs callers.Permission, route strin
 			return refuse(w, &problem{status: http.StatusForbidden, code: "access_denied", description: "the request comes from a page of another origin"})
 		}
 		gate := API{callers: o.Callers}
-		who, out, ok := gate.authenticate(w, callers.Credentials{Authorization: r.Header["Authorization"], Peer: r.RemoteAddr}, needs)
-		if ok {
+		var out outcome
+		who := gate.authenticate(w, callers.Credentials{Authorization: r.Header["Authorization"], Peer: r.RemoteAddr}, needs, &out)
+		if who != nil {
 			out = run(w, r, who)
 			out.caller = who.ID
 		}

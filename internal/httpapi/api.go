@@ -264,14 +264,16 @@ var (
 	varyGateway = []string{"Authorization, X-Introspectd-Caller, X-Introspectd-Policy"}
 )
 
-// authenticate finds out who asks and whether it may do p.
-func (a *API) authenticate(w http.ResponseWriter, c callers.Credentials, p callers.Permission) (*callers.Caller, outcome, bool) {
+// authenticate finds out who asks and whether it may do p. It answers who may not,
+// and returns nil.
+func (a *API) authenticate(w http.ResponseWriter, c callers.Credentials, p callers.Permission, out *outcome) *callers.Caller {
 	who, refusal := a.callers.Authenticate(c)
 	if refusal == nil && !who.May(p) {
 		refusal = a.callers.Denied(who, p)
 	}
 	if refusal == nil {
-		return who.Caller, outcome{}, true
+		out.caller = who.ID
+		return who.Caller
 	}
 	bad := &problem{status: refusal.Status, code: refusal.Code}
 	for _, challenge := range refusal.Challenges {
@@ -280,9 +282,9 @@ func (a *API) authenticate(w http.ResponseWriter, c callers.Credentials, p calle
 	if refusal.RetryAfter > 0 {
 		bad.with("Retry-After", strconv.Itoa(int((refusal.RetryAfter+time.Second-1)/time.Second)))
 	}
-	out := refuse(w, bad)
+	*out = refuse(w, bad)
 	if who.Caller != nil {
 		out.caller = who.ID
 	}
-	return nil, out, false
+	return nil
 }

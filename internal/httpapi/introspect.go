@@ -20,7 +20,7 @@ func (a *API) introspect(w http.ResponseWriter, r *http.Request) outcome {
 	if bad != nil {
 		return refuse(w, bad)
 	}
-	return a.judge(w, r, p, callers.Introspect, func(dst []byte, v introspect.View, answer introspect.Answer) []byte {
+	return a.judge(w, r, &p, callers.Introspect, func(dst []byte, v introspect.View, answer introspect.Answer) []byte {
 		return v.Append(dst, answer)
 	})
 }
@@ -35,23 +35,22 @@ func (a *API) transform(w http.ResponseWriter, r *http.Request) outcome {
 		return refuse(w, bad)
 	}
 	if p.profile.value != "" || p.output.value != "" {
-		return a.profiled(w, r, p)
+		return a.profiled(w, r, &p)
 	}
-	return a.judge(w, r, p, callers.Transform, func(dst []byte, v introspect.View, answer introspect.Answer) []byte {
+	return a.judge(w, r, &p, callers.Transform, func(dst []byte, v introspect.View, answer introspect.Answer) []byte {
 		return v.AppendTransformed(dst, answer)
 	})
 }
 
 // judge is what /introspect and /transform have in common: everything but how
 // an active answer is shown.
-func (a *API) judge(w http.ResponseWriter, r *http.Request, p parameters, needs callers.Permission,
+func (a *API) judge(w http.ResponseWriter, r *http.Request, p *parameters, needs callers.Permission,
 	show func([]byte, introspect.View, introspect.Answer) []byte,
-) outcome {
-	caller, out, ok := a.authenticate(w, p.credentials(r), needs)
-	if !ok {
+) (out outcome) {
+	caller := a.authenticate(w, p.credentials(r), needs, &out)
+	if caller == nil {
 		return out
 	}
-	out.caller = caller.ID
 	if bad := p.check(); bad != nil {
 		refused := refuse(w, bad)
 		refused.caller = caller.ID

@@ -116,13 +116,12 @@ func compileProfile(row Profile, signer *sign.Signer) *profile {
 
 // profiled answers POST /transform where the request names a profile or an
 // output.
-func (a *API) profiled(w http.ResponseWriter, r *http.Request, p parameters) outcome {
-	caller, out, ok := a.authenticate(w, p.credentials(r), callers.Transform)
-	if !ok {
+func (a *API) profiled(w http.ResponseWriter, r *http.Request, p *parameters) (out outcome) {
+	caller := a.authenticate(w, p.credentials(r), callers.Transform, &out)
+	if caller == nil {
 		return out
 	}
-	out.caller = caller.ID
-	profile, output, bad := a.choose(caller, &p)
+	profile, output, bad := a.choose(caller, p)
 	if bad != nil {
 		refused := refuse(w, bad)
 		refused.caller = caller.ID

@@ -10,13 +10,13 @@ import (
 // revoke answers POST /revoke: RFC 7009 section 2. The token is judged as
 // /introspect judges it, so that what is answered tells a caller nothing that it
 // could not ask there.
-func (a *API) revoke(w http.ResponseWriter, r *http.Request) outcome {
+func (a *API) revoke(w http.ResponseWriter, r *http.Request) (out outcome) {
 	p, bad := readForm(w, r, new([]byte), false)
 	if bad != nil {
 		return refuse(w, bad)
 	}
-	caller, out, ok := a.authenticate(w, p.credentials(r), callers.Revoke)
-	if !ok {
+	caller := a.authenticate(w, p.credentials(r), callers.Revoke, &out)
+	if caller == nil {
 		return out
 	}
 	if bad := p.check(); bad != nil {
@@ -24,7 +24,6 @@ func (a *API) revoke(w http.ResponseWriter, r *http.Request) outcome {
 		out.caller = caller.ID
 		return out
 	}
-	out.caller = caller.ID
 	c, err := a.introspector.Candidate(r.Context(), string(p.token.value))
 	out.issuer, out.ref = c.Answer.Issuer(), c.Answer.Ref()
 	switch {
