@@ -170,7 +170,8 @@ func (s *Server) guard(ctx context.Context, request any, call *grpc.UnaryServerI
 }
 
 // remoteAddr is the peer in the form of http.Request.RemoteAddr. A client may
-// bind its end of a unix socket to a path that reads like an address: it is "@".
+// bind its end of a unix socket to a path that reads like an address: it is "@", on
+// whatever listener this is.
 func remoteAddr(ctx context.Context) string {
 	p, ok := peer.FromContext(ctx)
 	if !ok || p.Addr == nil || p.Addr.Network() == "unix" {

@@ -108,7 +108,8 @@ func (p *parameters) take(name, value []byte) error {
 
 var errCredential = errors.New("a token or credential is in the URL")
 
-// refuseCredential is for eachInQuery: what stands in a URL ends up in logs (RFC 6749 section 2.3.1, RFC 7662 section 4).
+// refuseCredential is for eachInQuery: what stands in a URL ends up in logs (RFC
+// 6749 section 2.3.1, RFC 7662 section 4).
 func refuseCredential(name, _ string) error {
 	switch name {
 	case "token", "access_token", "client_secret", "client_assertion":

@@ -91,7 +91,8 @@ func unsupported(description string) *problem {
 	return &problem{status: http.StatusUnsupportedMediaType, code: "invalid_request", description: description}
 }
 
-// readBody reads the body, into space if its size is known; space then ends with it.
+// readBody reads the body: if its size is known into space, which then ends with it,
+// else beside it, and space is left empty.
 func readBody(w http.ResponseWriter, r *http.Request, space *[]byte) ([]byte, *problem) {
 	if r.ContentLength > maxRequest {
 		leaveBody(w, r)

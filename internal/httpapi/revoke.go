@@ -11,7 +11,7 @@ import (
 // /introspect judges it, so that what is answered tells a caller nothing that it
 // could not ask there.
 func (a *API) revoke(w http.ResponseWriter, r *http.Request) (out outcome) {
-	p, bad := readForm(w, r, new([]byte), false)
+	p, bad := readForm(w, r, new([]byte), false) // too seldom for shared memory
 	if bad != nil {
 		return refuse(w, bad)
 	}

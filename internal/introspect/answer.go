@@ -12,8 +12,9 @@ import (
 )
 
 // Answer is what we know of one token: nothing in it depends on who asks. The
-// zero value is inactive. An Answer is immutable, and small enough to be handed
-// from function to function.
+// zero value is inactive. An Answer is small enough to be handed from function to
+// function, and doesn't change; one that was recalled into somebody's room, and all
+// that it returns as bytes, is good until that is used again.
 type Answer struct {
 	issuer *issuer
 	entry  entry // sound; nil of what is not remembered, which is inactive

@@ -244,7 +244,7 @@ func (in *Introspector) find(ctx context.Context, token string, key Key, start t
 	}
 	l, err := in.flights.do(ctx, key, func() (landed, error) {
 		if in.flights.ended.Load() != ended { // one of this token may have, between our look and this flight
-			if a, ok := in.recall(ctx, key, in.now(), nil); ok {
+			if a, ok := in.recall(ctx, key, in.now(), nil); ok { // in nobody's room: others share it
 				return landed{a, pathVerified}, nil
 			}
 		}

@@ -93,7 +93,7 @@ type lazyDeadline struct {
 // It returns false where the deadline has come: there is nothing to wait for then.
 func (d *lazyDeadline) wait() bool {
 	d.mu.Lock()
-	may := !d.over || d.told || d.closed // the connection says it itself where it knows
+	may := !d.over || d.told || d.closed // what knows, or is closed, answers for itself
 	if may {
 		d.waiting++
 	}
@@ -111,7 +111,7 @@ func (d *lazyDeadline) waited() {
 // connection at which nobody waits need not: who comes next looks here first.
 func (d *lazyDeadline) tell() error {
 	switch {
-	case d.over && (d.told || d.waiting > 0):
+	case d.over && d.waiting > 0:
 		d.told = true
 		return d.set(d.until)
 	case !d.over && d.told:

@@ -25,8 +25,10 @@
 // request, all but two of them to be moved on before they come, and each takes the
 // locks of the poller and moves a timer. Choice: one timer for each direction,
 // which looks now and then whether the latest has come and tells the connection of
-// that alone. Cost: connections are no *net.TCPConn to net/http, which then copies
-// no files by sendfile; we serve none. Limits hold to the instant, as before.
+// that alone. Nor is it told of an interruption, with which net/http ends each
+// request, where nobody reads: who comes next asks here first. Cost: connections are
+// no *net.TCPConn to net/http, which then copies no files by sendfile (we serve
+// none), and a read takes a lock. Limits hold to the instant, as before.
 //
 // A unix socket has the mode that the umask leaves for the moment between bind
 // and chmod. To narrow the umask would act on every other goroutine's files.
