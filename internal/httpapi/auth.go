@@ -47,6 +47,7 @@ func (a *API) gateway(w http.ResponseWriter, r *http.Request, name, query string
 	}
 	var out outcome
 	ruling := a.rule(r.Context(), &f, &out)
+	ruling.bodies = a.refusals
 	ruling.lifetime = a.lifetime(&ruling)
 	ruling.write(w)
 	return out
@@ -71,13 +72,7 @@ func (a *API) lifetime(r *Ruling) int64 {
 
 // rule judges the token of a forwarded request by a policy, whatever protocol
 // the gateway speaks, and notes in out what happened.
-func (a *API) rule(ctx context.Context, f *Forwarded, out *outcome) Ruling {
-	ruling := a.decide(ctx, f, out)
-	ruling.bodies = a.refusals
-	return ruling
-}
-
-func (a *API) decide(ctx context.Context, f *Forwarded, out *outcome) Ruling {
+func (a *API) rule(ctx context.Context, f *Forwarded, out *outcome) (allowed Ruling) {
 	if !a.admit(f, out) {
 		return out.refusedEntry()
 	}
@@ -109,7 +104,7 @@ func (a *API) decide(ctx context.Context, f *Forwarded, out *outcome) Ruling {
 		return out.denied(f.malformed, "invalid_request", p.challenge(`error="invalid_request"`))
 	}
 	reason := demands.decide(answer, f.Thumbprint)
-	allowed := Ruling{Status: http.StatusOK, policy: p, answer: answer}
+	allowed.policy, allowed.answer = p, answer
 	if reason == verify.NoReason && p.profile != nil {
 		out.profile = p.profile.name
 		allowed.assertion, reason, out.note, err = p.assertion(ctx, answer, cmp.Or(out.caller, p.name))
@@ -127,7 +122,7 @@ func (a *API) decide(ctx context.Context, f *Forwarded, out *outcome) Ruling {
 	out.judged(&answer, reason, reason == verify.NoReason)
 	switch reason {
 	case verify.NoReason:
-		out.status = http.StatusOK
+		out.status, allowed.Status = http.StatusOK, http.StatusOK
 		return allowed
 	case verify.InsufficientScope:
 		return out.denied(http.StatusForbidden, "insufficient_scope", p.challenge(`error="insufficient_scope"`+demands.scopeAttribute()))

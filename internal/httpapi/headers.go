@@ -62,11 +62,16 @@ func identity(headers []identityHeader, size int, a introspect.Answer) (values [
 	if len(headers) > len(found) {
 		found = make([]jsontext.Value, len(headers))
 	}
+	missing := len(headers)
 	for name, value := range a.Members() {
 		for n := range headers {
 			if string(name) == string(headers[n].claim) {
 				found[n] = value
+				missing--
 			}
+		}
+		if missing == 0 {
+			break
 		}
 	}
 	for n, h := range headers {

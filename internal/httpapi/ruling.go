@@ -75,6 +75,7 @@ func (a *API) Judge(ctx context.Context, route string, carrier propagation.TextM
 	a.observer.run(ctx, carrier, route, f.Method, func(ctx context.Context) outcome {
 		var out outcome
 		ruling = a.rule(ctx, &f, &out)
+		ruling.bodies = a.refusals
 		return out
 	})
 	return ruling
