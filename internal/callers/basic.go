@@ -152,6 +152,9 @@ func claimed(id []byte) claim {
 	if len(id) > 3*longestID {
 		id = nil // it can't name anybody
 	}
+	if !encodes(id) { // nothing to rewrite, as in most
+		return sha256.Sum256(id)
+	}
 	var space [3 * longestID]byte
 	s := space[:0]
 	for _, c := range id {
