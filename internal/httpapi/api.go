@@ -273,11 +273,13 @@ var (
 // and returns nil.
 func (a *API) authenticate(w http.ResponseWriter, c callers.Credentials, p callers.Permission, out *outcome) *callers.Caller {
 	who, refusal := a.callers.Authenticate(c)
+	if who.Caller != nil {
+		out.caller = who.ID
+	}
 	if refusal == nil && !who.May(p) {
 		refusal = a.callers.Denied(who, p)
 	}
 	if refusal == nil {
-		out.caller = who.ID
 		return who.Caller
 	}
 	bad := &problem{status: refusal.Status, code: refusal.Code}
@@ -287,9 +289,6 @@ func (a *API) authenticate(w http.ResponseWriter, c callers.Credentials, p calle
 	if refusal.RetryAfter > 0 {
 		bad.with("Retry-After", strconv.Itoa(int((refusal.RetryAfter+time.Second-1)/time.Second)))
 	}
-	*out = refuse(w, bad)
-	if who.Caller != nil {
-		out.caller = who.ID
-	}
+	*out = out.refused(w, bad)
 	return nil
 }

@@ -52,9 +52,7 @@ func (a *API) judge(w http.ResponseWriter, r *http.Request, p *parameters, needs
 		return out
 	}
 	if bad := p.check(); bad != nil {
-		refused := refuse(w, bad)
-		refused.caller = caller.ID
-		return refused
+		return out.refused(w, bad)
 	}
 	answer, err := a.introspector.Introspect(r.Context(), p.token.value, p.room)
 	if err != nil {

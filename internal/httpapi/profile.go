@@ -123,9 +123,7 @@ func (a *API) profiled(w http.ResponseWriter, r *http.Request, p *parameters) (o
 	}
 	profile, output, bad := a.choose(caller, p)
 	if bad != nil {
-		refused := refuse(w, bad)
-		refused.caller = caller.ID
-		return refused
+		return out.refused(w, bad)
 	}
 	out.profile = profile.name
 	answer, err := a.introspector.Introspect(r.Context(), p.token.value, p.room)
@@ -201,10 +199,8 @@ func (a *API) choose(caller *callers.Caller, p *parameters) (*profile, Output, *
 // bound refuses to sign: of a token bound to a key (RFC 7800) an assertion would
 // make a plain bearer, and possession can't be shown here yet (contract ASN-04).
 func (o outcome) bound(w http.ResponseWriter, a introspect.Answer) outcome {
-	out := refuse(w, badRequest("the token is bound to a key; an assertion of it would not be"))
-	out.caller, out.profile = o.caller, o.profile
-	out.issuer, out.ref = a.Issuer(), a.Ref()
-	return out
+	o.issuer, o.ref = a.Issuer(), a.Ref()
+	return o.refused(w, badRequest("the token is bound to a key; an assertion of it would not be"))
 }
 
 // unsigned notes that a good token got no assertion.

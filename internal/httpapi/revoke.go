@@ -20,9 +20,7 @@ func (a *API) revoke(w http.ResponseWriter, r *http.Request) (out outcome) {
 		return out
 	}
 	if bad := p.check(); bad != nil {
-		out = refuse(w, bad)
-		out.caller = caller.ID
-		return out
+		return out.refused(w, bad)
 	}
 	c, err := a.introspector.Candidate(r.Context(), string(p.token.value))
 	out.issuer, out.ref = c.Answer.Issuer(), c.Answer.Ref()
