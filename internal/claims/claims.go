@@ -83,14 +83,18 @@ var (
 // section 4 permit the refusal), at most MaxDepth levels and MaxMembers
 // members. The set's values lie in text, which is compacted in place and must
 // not be used afterwards.
-func Decode(text []byte) (Set, error) {
+func Decode(text []byte) (Set, error) { return DecodeInto(nil, text) }
+
+// DecodeInto is Decode for those who read many: the set lies in room where it
+// fits, and is good until that is used again.
+func DecodeInto(room Set, text []byte) (Set, error) {
 	// Fewer brackets than that can't nest so deep. What is no JSON the parser refuses.
 	if bytes.Count(text, []byte("{"))+bytes.Count(text, []byte("[")) > MaxDepth && Depth(text) > MaxDepth {
 		return nil, errDepth
 	}
 	r := readers.Get().(*reader)
 	defer readers.Put(r)
-	return r.read(text)
+	return r.read(room, text)
 }
 
 // usualMembers is how many members are made room for at most before they are seen.
@@ -104,7 +108,7 @@ type reader struct {
 
 var readers = sync.Pool{New: func() any { return new(reader) }}
 
-func (r *reader) read(text []byte) (Set, error) {
+func (r *reader) read(set Set, text []byte) (Set, error) {
 	r.text = *bytes.NewBuffer(text)
 	names := string(text) // which are parts of it: one object for all
 	d := &r.decoder
@@ -115,7 +119,9 @@ func (r *reader) read(text []byte) (Set, error) {
 	if _, err := d.ReadToken(); err != nil {
 		return nil, err
 	}
-	set := make(Set, 0, min(1+bytes.Count(text, []byte(",")), usualMembers))
+	if set = set[:0]; cap(set) == 0 {
+		set = make(Set, 0, min(1+bytes.Count(text, []byte(",")), usualMembers))
+	}
 	for d.PeekKind() != '}' {
 		name, err := d.ReadValue()
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -207,6 +208,50 @@ func TestExplain(t *testing.T) {
 	if x.Reason != "malformed" || !strings.HasPrefix(ladder(x), "spelling=failed header=not reached") {
 		t.Errorf("no token: got %s %s", x.Reason, ladder(x))
 	}
+}
+
+// What a token says is read into memory that others were read into: nobody may be
+// told of another's, least of all while many are judged at once.
+func TestManyFirstSightsAtOnceAreOfTheirOwnTokens(t *testing.T) {
+	f := newFixture(t)
+	f.store = nil // each is a first sight
+	in := f.introspector(nil)
+	type owned struct {
+		mark, token string
+		reason      verify.Reason
+	}
+	var tokens []owned
+	for n := range 24 { // of many sizes
+		of := owned{mark: fmt.Sprintf("mark-%d-", n)}
+		subject := of.mark + strings.Repeat("x", 37*n)
+		of.token = f.sign(fmt.Sprintf(`"sub":%q,"roles":[ %q ]`, subject, of.mark))
+		switch n % 6 {
+		case 4:
+			of.token, of.reason = f.sign(fmt.Sprintf(`"sub":[%q]`, subject)), verify.BadClaims
+		case 5:
+			of.token, of.reason = of.token[:len(of.token)-8]+"AAAAAAAA", verify.BadSignature
+		}
+		tokens = append(tokens, of)
+	}
+	var all sync.WaitGroup
+	for a := range 8 {
+		all.Go(func() {
+			for n := range 200 {
+				of := tokens[(n*(a+1)+a)%len(tokens)]
+				answer, err := in.Introspect(t.Context(), []byte(of.token), nil)
+				want := 0
+				if of.reason == verify.NoReason {
+					want = 2
+				}
+				body := string(answer.Body())
+				if err != nil || answer.Reason() != of.reason || strings.Count(body, "mark-") != want || strings.Count(body, of.mark) != want {
+					t.Errorf("got %q, %s, %v, want %q and %q %d times", answer.Reason(), body, err, of.reason, of.mark, want)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
 }
 
 // A revocation of another's is there: the list is looked into, not passed by.

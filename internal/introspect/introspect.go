@@ -130,6 +130,7 @@ type Introspector struct {
 	flights       flights
 	digestKey     []byte
 	texts         sync.Pool // of *[]byte, for what is digested or copied
+	readings      sync.Pool // of *verify.Reading
 	now           func() time.Time
 	metrics       *Metrics
 }
@@ -172,6 +173,7 @@ func New(issuers []Issuer, o Options) (*Introspector, error) {
 		in.digestKey = NewDigestKey()
 	}
 	in.texts.New = func() any { return new(make([]byte, 0, 2048)) }
+	in.readings.New = func() any { return new(verify.Reading) }
 	if in.metrics == nil {
 		in.metrics, err = NewMetrics(noop.Meter{})
 	}
@@ -231,11 +233,14 @@ func (in *Introspector) find(ctx context.Context, token string, key Key, start t
 	if w.asks == yes && !verify.WellSpelled(token) {
 		w.asks = no // garbage reaches no store that others depend on
 	}
-	var reading *verify.Reading // nil where it may turn out that nobody has to read the token
+	reading := in.readings.Get().(*verify.Reading)
+	defer in.readings.Put(reading)
+	read := false // it may turn out that nobody has to read the token
 	if w.asks != yes && !in.flights.has(key) {
 		// What is refused without a look at its signature was never remembered, and
 		// is told faster than others could wait for it.
-		reading = in.verifier.Read(token)
+		in.verifier.Read(token, reading)
+		read = true
 		if reading.Look(start); reading.Refused() {
 			l, err := in.verify(ctx, token, key, w, reading, start)
 			in.metrics.judged(ctx, l.path, in.now().Sub(start))
@@ -248,7 +253,7 @@ func (in *Introspector) find(ctx context.Context, token string, key Key, start t
 				return landed{a, pathVerified}, nil
 			}
 		}
-		return in.judge(ctx, token, key, w, reading)
+		return in.judge(ctx, token, key, w, reading, read)
 	})
 	in.metrics.judged(ctx, l.path, in.now().Sub(start))
 	if err != nil {
@@ -263,21 +268,23 @@ func malformed(token string) Answer {
 }
 
 // judge finds out about a token of which nothing is remembered: from the other
-// replicas, where that is the better way, or else by verifying it.
-func (in *Introspector) judge(ctx context.Context, token string, key Key, w way, reading *verify.Reading) (landed, error) {
+// replicas, where that is the better way, or else by verifying it. It may have
+// been read already, and is read into reading otherwise.
+func (in *Introspector) judge(ctx context.Context, token string, key Key, w way, reading *verify.Reading, read bool) (landed, error) {
 	if w.asks != no {
 		if a, ok := in.ask(ctx, token, key); ok {
 			return landed{a, pathShared}, nil
 		}
 	}
-	if reading == nil {
-		reading = in.verifier.Read(token)
+	if !read {
+		in.verifier.Read(token, reading)
 	}
 	l, err := in.verify(ctx, token, key, w, reading, in.now())
 	if a := l.answer; err == nil && a.Active() && !a.issuer.holds(a.entry, in.now()) {
 		// Its time or its key was over before its turn came, or the keys did, and
 		// some who get this answer asked after that.
-		return in.verify(ctx, token, key, w, in.verifier.Read(token), in.now())
+		in.verifier.Read(token, reading)
+		return in.verify(ctx, token, key, w, reading, in.now())
 	}
 	return l, err
 }

@@ -1,7 +1,6 @@
 package verify
 
 import (
-	"encoding/base64"
 	"hash/maphash"
 	"strings"
 	"sync/atomic"
@@ -39,12 +38,12 @@ func (h *headers) place(segment string) *atomic.Pointer[knownHeader] {
 	return &h.places[maphash.String(h.seed, segment)%uint64(len(h.places))]
 }
 
-// read reads the header segment, as readHeader does.
-func (h *headers) read(segment string) (_ header, problem string) {
+// find returns the header in segment if it is known.
+func (h *headers) find(segment string) (_ header, ok bool) {
 	if known := h.place(segment).Load(); known != nil && known.segment == segment {
-		return known.header, ""
+		return known.header, true
 	}
-	return readHeader(segment)
+	return header{}, false
 }
 
 // keep remembers the header of a genuine token.
@@ -58,24 +57,13 @@ func (h *headers) keep(segment string, is header) {
 	}
 }
 
-var strict = base64.RawURLEncoding.Strict()
-
-// decodeSegment decodes canonical base64url: the spare bits of the last
-// character are zero, so that a segment has one spelling. The alphabet was
-// checked by WellSpelled; the decoder would skip line feeds.
-func decodeSegment(segment string) ([]byte, bool) {
-	b, err := strict.DecodeString(segment)
-	return b, err == nil
-}
-
 // readHeader reads the header segment and returns what is wrong with it, empty
 // when nothing is.
-func readHeader(segment string) (h header, problem string) {
-	text, ok := decodeSegment(segment)
+func (r *room) readHeader(segment string) (h header, problem string) {
+	set, ok, err := r.decode(segment)
 	if !ok {
 		return h, "the header is not canonical base64url"
 	}
-	set, err := claims.Decode(text)
 	if err != nil {
 		return h, "the header is not one strict JSON object"
 	}

@@ -16,6 +16,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -41,6 +42,7 @@ const (
 type world struct {
 	a, b     *devissuer.Issuer
 	verifier *verify.Verifier
+	reading  verify.Reading // of one token after another
 }
 
 var algorithms = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
@@ -150,9 +152,14 @@ func (w *world) verdict(t *testing.T, token string) verify.Verdict {
 	}
 	// Whoever reads a token first is told of all that needs no key. The spelling
 	// of a signature is looked at last.
-	refused, early := w.verifier.Read(token).Refused(), v.Step < verify.KeyFound
+	w.verifier.Read(token, &w.reading)
+	refused, early := w.reading.Refused(), v.Step < verify.KeyFound
 	if refused && !early || early && !refused && v.Step != verify.Spelling {
 		t.Errorf("refused without a key: %t, with one at step %d, for %.200s", refused, v.Step, token)
+	}
+	// Nor is there anything of what was read before it.
+	if again, err := w.reading.Verify(context.Background(), now); err != nil || !reflect.DeepEqual(again, v) {
+		t.Errorf("read where others were read: got %+v, %v, want %+v, for %.200s", again, err, v, token)
 	}
 	return v
 }

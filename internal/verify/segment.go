@@ -1,0 +1,44 @@
+package verify
+
+import (
+	"encoding/base64"
+
+	"introspectd/internal/claims"
+)
+
+var strict = base64.RawURLEncoding.Strict()
+
+// appendSegment appends what canonical base64url stands for: the spare bits of
+// the last character are zero, so that a segment has one spelling. The alphabet
+// was checked by WellSpelled; the decoder would skip line feeds.
+func appendSegment(dst []byte, segment string) ([]byte, bool) {
+	b, err := strict.AppendDecode(dst, []byte(segment))
+	return b, err == nil
+}
+
+// room is where a token is decoded.
+type room struct {
+	text []byte     // of the last segment
+	set  claims.Set // in text
+}
+
+// decode reads the object in segment, which is good until the next is read. It is
+// not ok if segment is not canonical base64url, and an error if it is no object.
+func (r *room) decode(segment string) (set claims.Set, ok bool, err error) {
+	if r.text, ok = appendSegment(r.text[:0], segment); !ok {
+		return nil, false, nil
+	}
+	set, err = claims.DecodeInto(r.set, r.text)
+	if err == nil {
+		r.set = set
+	}
+	return set, true, err
+}
+
+// behind decodes segment into what is left of the room.
+func (r *room) behind(segment string) ([]byte, bool) {
+	end := len(r.text)
+	both, ok := appendSegment(r.text, segment)
+	r.text = both[:end]
+	return both[end:], ok
+}
