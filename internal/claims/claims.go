@@ -86,7 +86,8 @@ var (
 func Decode(text []byte) (Set, error) { return DecodeInto(nil, text) }
 
 // DecodeInto is Decode for those who read many: the set lies in room where it
-// fits, and is good until that is used again.
+// fits, and is good until that or text is used again. What was in room is lost,
+// also where there is an error.
 func DecodeInto(room Set, text []byte) (Set, error) {
 	// Fewer brackets than that can't nest so deep. What is no JSON the parser refuses.
 	if bytes.Count(text, []byte("{"))+bytes.Count(text, []byte("[")) > MaxDepth && Depth(text) > MaxDepth {

@@ -233,14 +233,12 @@ func (in *Introspector) find(ctx context.Context, token string, key Key, start t
 	if w.asks == yes && !verify.WellSpelled(token) {
 		w.asks = no // garbage reaches no store that others depend on
 	}
-	reading := in.readings.Get().(*verify.Reading)
-	defer in.readings.Put(reading)
-	read := false // it may turn out that nobody has to read the token
+	var reading *verify.Reading // nil where it may turn out that nobody has to read the token
 	if w.asks != yes && !in.flights.has(key) {
 		// What is refused without a look at its signature was never remembered, and
 		// is told faster than others could wait for it.
-		in.verifier.Read(token, reading)
-		read = true
+		reading = in.read(token)
+		defer in.forget(reading)
 		if reading.Look(start); reading.Refused() {
 			l, err := in.verify(ctx, token, key, w, reading, start)
 			in.metrics.judged(ctx, l.path, in.now().Sub(start))
@@ -253,7 +251,7 @@ func (in *Introspector) find(ctx context.Context, token string, key Key, start t
 				return landed{a, pathVerified}, nil
 			}
 		}
-		return in.judge(ctx, token, key, w, reading, read)
+		return in.judge(ctx, token, key, w, reading)
 	})
 	in.metrics.judged(ctx, l.path, in.now().Sub(start))
 	if err != nil {
@@ -267,17 +265,30 @@ func malformed(token string) Answer {
 	return Answer{reason: verify.Malformed, ref: Ref{token: token}}
 }
 
+// read reads token. Who is done with the reading, and with all that it says, has it
+// forgotten.
+func (in *Introspector) read(token string) *verify.Reading {
+	r := in.readings.Get().(*verify.Reading)
+	in.verifier.Read(token, r)
+	return r
+}
+
+func (in *Introspector) forget(r *verify.Reading) {
+	r.Forget()
+	in.readings.Put(r)
+}
+
 // judge finds out about a token of which nothing is remembered: from the other
-// replicas, where that is the better way, or else by verifying it. It may have
-// been read already, and is read into reading otherwise.
-func (in *Introspector) judge(ctx context.Context, token string, key Key, w way, reading *verify.Reading, read bool) (landed, error) {
+// replicas, where that is the better way, or else by verifying it.
+func (in *Introspector) judge(ctx context.Context, token string, key Key, w way, reading *verify.Reading) (landed, error) {
 	if w.asks != no {
 		if a, ok := in.ask(ctx, token, key); ok {
 			return landed{a, pathShared}, nil
 		}
 	}
-	if !read {
-		in.verifier.Read(token, reading)
+	if reading == nil {
+		reading = in.read(token)
+		defer in.forget(reading)
 	}
 	l, err := in.verify(ctx, token, key, w, reading, in.now())
 	if a := l.answer; err == nil && a.Active() && !a.issuer.holds(a.entry, in.now()) {

@@ -18,8 +18,20 @@ func appendSegment(dst []byte, segment string) ([]byte, bool) {
 
 // room is where a token is decoded.
 type room struct {
-	text []byte     // of the last segment
-	set  claims.Set // in text
+	text []byte
+	set  claims.Set // of the last segment that was an object, in what text was then
+}
+
+// mostKept is how many members a room is kept for.
+const mostKept = 64
+
+// clear leaves nothing in the room: each member would keep the text that it was in.
+func (r *room) clear() {
+	if cap(r.set) > mostKept {
+		r.set = nil
+	}
+	clear(r.set[:cap(r.set)])
+	r.text = r.text[:0]
 }
 
 // decode reads the object in segment, which is good until the next is read. It is

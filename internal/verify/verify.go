@@ -22,9 +22,9 @@
 // genuine tokens alone add to the 256 that are known. Cost: a quarter of a MiB at
 // most, and a hash of each header.
 //
-// A token is read into the memory of one before it. That is cold where it is new,
-// 4 % of a refusal. Cost: a Reading, and the claims of its verdict, have an owner
-// who must be done with them.
+// New memory is cold, which is 4 % of a refusal, so that a token is read into
+// memory that another was read into. Cost: a Reading, and the claims of its
+// verdict, have an owner who must be done with them.
 //
 // Dear signatures are checked in turns. A check by ES512 or RSA-4096 takes ten to
 // fifty times as long as one by RS256, and whoever has such a token, or the
@@ -137,6 +137,7 @@ func (v *Verifier) Verify(ctx context.Context, token string, now time.Time) (Ver
 type Reading struct {
 	room      room
 	verdict   Verdict // final where it has a reason
+	claims    claims.Set
 	verifier  *Verifier
 	head      string
 	header    header
@@ -147,6 +148,13 @@ type Reading struct {
 
 // Refused says that the token is refused for what was found out until now.
 func (r *Reading) Refused() bool { return r.verdict.Reason != NoReason }
+
+// Forget leaves nothing of the token that was read, but room for the next: who
+// still holds what it said holds nothing.
+func (r *Reading) Forget() {
+	r.room.clear()
+	*r = Reading{room: r.room}
+}
 
 // Read takes token apart, into the Reading given, and refuses what no key could
 // save.
@@ -180,6 +188,7 @@ func (r *Reading) read(v *Verifier, token string) Verdict {
 	if err != nil {
 		return out.refuse(Malformed, Payload, "the payload is not one strict JSON object")
 	}
+	r.claims = set
 
 	iss, ok := issuerOf(set)
 	if !ok {
@@ -272,7 +281,7 @@ func (r *Reading) Verify(ctx context.Context, now time.Time) (Verdict, error) {
 	if reason, problem := issuer.judgeTimes(out.Expires, out.NotBefore, out.IssuedAt, now); reason != NoReason {
 		return out.refuse(reason, Times, problem), nil
 	}
-	out.Active, out.Step, out.Claims = true, Done, r.room.set
+	out.Active, out.Step, out.Claims = true, Done, r.claims
 	return out, nil
 }
 

@@ -17,10 +17,14 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
+	"weak"
 
 	"go.opentelemetry.io/otel/metric/noop"
 
@@ -237,6 +241,74 @@ func TestOneTokenHasOneSpelling(t *testing.T) {
 	if accepted != 1 {
 		t.Errorf("JWT-01 row 18: got %d accepted spellings of the last character, want 1", accepted)
 	}
+}
+
+// Each segment alone in a second spelling, where others were read before.
+func TestWhichSegmentIsNotCanonical(t *testing.T) {
+	w := newWorld(t, nil)
+	key := w.a.Key("ES256")
+	for n, want := range []verify.Step{verify.Header, verify.Payload, verify.Spelling} {
+		tried := 0
+		for pad := range 3 { // until the segment has spare bits
+			x := strconv.Quote(strings.Repeat("a", pad))
+			good := key.Sign(w.header("ES256", "x", x), payload("x", x))
+			w.active(t, "JWT-01 the first spelling", good)
+			parts := strings.Split(good, ".")
+			if len(parts[n])%4 == 0 {
+				continue
+			}
+			tried++
+			last := len(parts[n]) - 1
+			parts[n] = parts[n][:last] + string(parts[n][last]+1) // in the spare bits: A becomes B, and so on
+			if v := w.verdict(t, strings.Join(parts, ".")); v.Reason != verify.Malformed || v.Step != want {
+				t.Errorf("JWT-01 segment %d: got %q at step %d, want malformed at %d", n, v.Reason, v.Step, want)
+			}
+		}
+		if tried == 0 {
+			t.Errorf("segment %d has no spare bits", n)
+		}
+	}
+}
+
+// Headers are known by their whole text, not by the place where they are kept.
+func TestAKnownHeaderIsNoOther(t *testing.T) {
+	w := newWorld(t, nil)
+	key := w.a.Key("ES256")
+	w.active(t, "the one that is known", key.Sign(header("ES256", key.Kid, "typ", `"JWT"`, "n", "1000"), payload()))
+	for n := range 1500 { // more than there are places
+		forged := base64.RawURLEncoding.EncodeToString([]byte(header("ES256", key.Kid, "typ", `"xyz"`, "n", fmt.Sprint(1000+n)))) +
+			"." + base64.RawURLEncoding.EncodeToString([]byte(payload())) + ".AAAA"
+		if v := w.verdict(t, forged); v.Reason != verify.WrongType || v.Typ != "xyz" {
+			t.Fatalf("JWT-07 header %d: got %q, typ %q, want wrong_type by xyz", n, v.Reason, v.Typ)
+		}
+	}
+}
+
+func TestNothingIsLeftOfATokenThatIsForgotten(t *testing.T) {
+	w := newWorld(t, nil)
+	key := w.a.Key("ES256")
+	var r verify.Reading
+	var left []weak.Pointer[byte]
+	for _, members := range []int{500, 50, 5} { // each lies in what the one before it used
+		var more []string
+		for n := range members {
+			more = append(more, fmt.Sprintf("claim-%d", n), "0")
+		}
+		w.verifier.Read(key.Sign(header("ES256", key.Kid), payload(more...)), &r)
+		v, err := r.Verify(t.Context(), now)
+		if err != nil || !v.Active {
+			t.Fatalf("%d members: %q, %v", members, v.Reason, err)
+		}
+		left = append(left, weak.Make(unsafe.StringData(v.Claims[len(v.Claims)-1].Name)))
+		r.Forget()
+	}
+	runtime.GC()
+	for n, name := range left {
+		if name.Value() != nil {
+			t.Errorf("token %d is still there", n)
+		}
+	}
+	runtime.KeepAlive(&r)
 }
 
 // Signed by the right key, and still not JSON that everybody reads alike.
