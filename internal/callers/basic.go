@@ -35,14 +35,15 @@ func (cs *Callers) basic(encoded string, f form, from origin, now time.Time) (Au
 		}
 		who := claimed(id)
 		r := cs.row(who)
-		last, admitted := cs.limits.admits(from, who, now)
+		latest := &r.latest
+		last, admitted := cs.limits.admits(latest, from, who, now)
 		if !admitted {
 			// The secret that was sent meets the digests of nobody: the
 			// same work, so that the time doesn't tell which ids exist.
-			r = &cs.nobody
+			r = cs.nobody
 		}
 		if r.opensSpelled(secret) && r.methods&used != 0 {
-			cs.limits.succeeded(from, who, now, last)
+			cs.limits.succeeded(latest, from, who, now, last)
 			return r.authenticated(used), nil
 		}
 		tried[n] = who

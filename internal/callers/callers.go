@@ -41,7 +41,8 @@ import (
 type Callers struct {
 	rows    map[claim]*row
 	bearers map[[sha256.Size]byte]*row
-	nobody  row
+	nobody  *row
+	bearing latest // of bearer tokens, which claim no id
 	// splits is how many colons of a Basic credential may end the id.
 	splits     int
 	limits     *Limits
@@ -55,12 +56,38 @@ type Caller struct {
 	Config
 	// Index is the row's place in the configuration.
 	Index int
+
+	may permissions
+}
+
+// permissions is a set of them.
+type permissions uint8
+
+// bit is the set of p alone, which is empty where p is none.
+func (p Permission) bit() permissions {
+	switch p {
+	case Introspect:
+		return 1 << 0
+	case Transform:
+		return 1 << 1
+	case Auth:
+		return 1 << 2
+	case Revoke:
+		return 1 << 3
+	case RevokeBroad:
+		return 1 << 4
+	case Operate:
+		return 1 << 5
+	case Explain:
+		return 1 << 6
+	}
+	return 0
 }
 
 // May says whether the caller is permitted to do p; nil may nothing. One that
 // has clients may revoke, if only their tokens: MayRevoke says which.
 func (c *Caller) May(p Permission) bool {
-	return c != nil && (slices.Contains(c.Config.May, p) || p == Revoke && len(c.Clients) > 0)
+	return c != nil && (c.may&p.bit() != 0 || p == Revoke && len(c.Clients) > 0)
 }
 
 // MayRevoke says whether the caller may revoke a token in hand, by the
@@ -68,7 +95,7 @@ func (c *Caller) May(p Permission) bool {
 // one of its clients, or any that it is told of where it has the permission.
 func (c *Caller) MayRevoke(issuer, clientID string) bool {
 	return slices.Contains(c.Clients, Client{issuer, clientID}) ||
-		slices.Contains(c.Config.May, Revoke) && c.ToldOf(issuer)
+		c.may&Revoke.bit() != 0 && c.ToldOf(issuer)
 }
 
 // ToldOf says whether an issuer, by its configured name, is one of the
@@ -138,14 +165,18 @@ func New(rows []Config, l *Limits) (*Callers, error) {
 		if len(faults) > 0 {
 			continue
 		}
-		r := newRow(&Caller{Config: config, Index: i})
+		caller := &Caller{Config: config, Index: i}
+		for _, p := range config.May {
+			caller.may |= p.bit()
+		}
+		r := newRow(caller)
 		copy(r.secrets[:], secrets)
-		cs.rows[claimed([]byte(config.ID))] = &r
+		cs.rows[claimed([]byte(config.ID))] = r
 		for _, d := range tokens {
-			if other, taken := cs.bearers[d]; taken && other != &r {
+			if other, taken := cs.bearers[d]; taken && other != r {
 				fault(fmt.Sprintf("[%d].bearer_tokens", i), "expected tokens of its own") // changed since CheckAll
 			}
-			cs.bearers[d] = &r
+			cs.bearers[d] = r
 		}
 		enabled |= r.methods
 		cs.splits = max(cs.splits, 1+strings.Count(config.ID, ":"))
@@ -233,14 +264,15 @@ func (cs *Callers) post(f form, from origin, now time.Time) (Authenticated, *Ref
 	who := claimed([]byte(f.id))
 	r := cs.row(who)
 	if r.caller != nil && r.caller.ID != f.id {
-		r = &cs.nobody
+		r = cs.nobody
 	}
-	last, admitted := cs.limits.admits(from, who, now)
+	latest := &r.latest
+	last, admitted := cs.limits.admits(latest, from, who, now)
 	if !admitted {
-		r = &cs.nobody
+		r = cs.nobody
 	}
 	if r.opens(sha256.Sum256([]byte(f.secret))) && r.methods&postMethod != 0 {
-		cs.limits.succeeded(from, who, now, last)
+		cs.limits.succeeded(latest, from, who, now, last)
 		return r.authenticated(postMethod), nil
 	}
 	if !cs.limits.failed(from, []claim{who}, now) {
@@ -253,9 +285,9 @@ func (cs *Callers) post(f form, from origin, now time.Time) (Authenticated, *Ref
 // look-up is by digest: how far it gets tells nothing of the token.
 func (cs *Callers) bearer(token string, from origin, now time.Time) (Authenticated, *Refusal) {
 	r := cs.bearers[sha256.Sum256([]byte(token))]
-	last, admitted := cs.limits.admits(from, claim{}, now)
+	last, admitted := cs.limits.admits(&cs.bearing, from, claim{}, now)
 	if admitted && r != nil && r.methods&bearerMethod != 0 {
-		cs.limits.succeeded(from, claim{}, now, last)
+		cs.limits.succeeded(&cs.bearing, from, claim{}, now, last)
 		return r.authenticated(bearerMethod), nil
 	}
 	if !cs.limits.failed(from, []claim{{}}, now) {
@@ -308,6 +340,7 @@ type row struct {
 	// caller has, or whether there is one; the rest matches nothing.
 	secrets [mostSecrets][sha256.Size]byte
 	methods methods
+	latest  latest
 }
 
 // methods is a set of ways to authenticate.
@@ -320,8 +353,8 @@ const (
 )
 
 // newRow returns a row that nothing opens yet; a nil caller is nobody.
-func newRow(c *Caller) row {
-	r := row{caller: c}
+func newRow(c *Caller) *row {
+	r := &row{caller: c}
 	for i := range r.secrets {
 		rand.Read(r.secrets[i][:]) // a digest of nothing that anybody knows; it never fails
 	}
@@ -361,7 +394,7 @@ func (cs *Callers) row(who claim) *row {
 	if r, ok := cs.rows[who]; ok {
 		return r
 	}
-	return &cs.nobody
+	return cs.nobody
 }
 
 // opens says whether a secret with this digest is one of the row's. It always

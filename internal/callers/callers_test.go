@@ -196,7 +196,16 @@ func TestMayRevoke(t *testing.T) {
 		{"REV-01 both", callers.Config{May: []callers.Permission{callers.Revoke}, Issuers: only, Clients: clients}, true, []string{"corp/app", "corp/desk", "corp/", "partner/desk"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			who := callers.Caller{Config: c.row}
+			row := c.row
+			row.ID, row.Secrets = "desk", secrets(rightSecret).Secrets
+			row.AnyAudience, row.Claims = callers.AnyAudience{All: true}, callers.Claims{Mode: callers.Passthrough}
+			if row.May == nil {
+				row.May = []callers.Permission{callers.Transform}
+			}
+			who, refused := compile(t, time.Now, row).Authenticate(header(basic("desk:" + rightSecret)))
+			if refused != nil {
+				t.Fatalf("refused: %+v", refused)
+			}
 			if got := who.May(callers.Revoke); got != c.asks {
 				t.Errorf("May(revoke): got %t, want %t", got, c.asks)
 			}

@@ -30,8 +30,18 @@ type Limits struct {
 	start     time.Time
 	origins   *otter.Cache[origin, *rate.Limiter]
 	guesses   *otter.Cache[guess, *rate.Limiter]
-	successes *otter.Cache[guess, *atomic.Int64]
+	successes *otter.Cache[guess, *success]
 }
+
+// success is when an id last succeeded from somewhere.
+type success struct {
+	from origin
+	at   atomic.Int64 // ns since Limits.start
+}
+
+// latest is the last success of one id, wherever it was: most ask from one place
+// alone, and then nobody has to look for it among all others.
+type latest = atomic.Pointer[success]
 
 // origin is where a request comes from: an IPv4 address, the /64 of an IPv6
 // address (one subscriber has a whole one), or unix.
@@ -71,7 +81,7 @@ func NewLimits(now func() time.Time) *Limits {
 			Clock:            clock,
 		}),
 		// A success says itself when it was, so the cache needs no clock for it.
-		successes: otter.Must(&otter.Options[guess, *atomic.Int64]{
+		successes: otter.Must(&otter.Options[guess, *success]{
 			MaximumSize: mostSuccesses,
 			Executor:    atOnce,
 		}),
@@ -80,21 +90,27 @@ func NewLimits(now func() time.Time) *Limits {
 
 // admits says whether a secret may be looked at: always from where the id
 // succeeded within the hour, elsewhere while both buckets hold one. It takes
-// nothing from them. last is the memory of the success, nil without one.
-func (l *Limits) admits(from origin, who claim, now time.Time) (last *atomic.Int64, admitted bool) {
-	last, _ = l.successes.GetIfPresent(guess{from, who})
-	if last != nil && now.Sub(l.start)-time.Duration(last.Load()) <= trustFor {
+// nothing from them. latest is that of who. last is the memory of the success,
+// nil without one.
+func (l *Limits) admits(latest *latest, from origin, who claim, now time.Time) (last *success, admitted bool) {
+	if last = latest.Load(); last == nil || last.from != from {
+		last, _ = l.successes.GetIfPresent(guess{from, who})
+	}
+	if last != nil && now.Sub(l.start)-time.Duration(last.at.Load()) <= trustFor {
 		return last, true
 	}
 	return last, l.left(from, now) && holds(l.guesses, guess{from, who}, now)
 }
 
 // succeeded remembers a success; last is what admits returned.
-func (l *Limits) succeeded(from origin, who claim, now time.Time, last *atomic.Int64) {
+func (l *Limits) succeeded(latest *latest, from origin, who claim, now time.Time, last *success) {
 	if last == nil {
-		last, _ = l.successes.SetIfAbsent(guess{from, who}, new(atomic.Int64))
+		last, _ = l.successes.SetIfAbsent(guess{from, who}, &success{from: from})
 	}
-	last.Store(int64(now.Sub(l.start)))
+	last.at.Store(int64(now.Sub(l.start)))
+	if latest.Load() != last {
+		latest.Store(last)
+	}
 }
 
 // failed counts one failure against everything it may have claimed, and once
