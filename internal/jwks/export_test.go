@@ -1,9 +1,6 @@
 package jwks
 
-import (
-	"bytes"
-	"slices"
-)
+import "slices"
 
 // Thumbprints are those of the present set, each once and in order; none while
 // there is no set.
@@ -13,9 +10,8 @@ func (k *Keys) Thumbprints() []Thumbprint {
 		return nil
 	}
 	var all []Thumbprint
-	for t := range h.set.byThumbprint {
-		all = append(all, t)
+	for _, one := range h.set.holdings {
+		all = append(all, one.thumbprint)
 	}
-	slices.SortFunc(all, func(a, b Thumbprint) int { return bytes.Compare(a[:], b[:]) })
-	return all
+	return slices.Compact(all)
 }

@@ -79,6 +79,21 @@ func algorithms(kty, crv string) []string {
 	return nil
 }
 
+// algSet is a set of algorithms.
+type algSet uint16
+
+var allAlgs = slices.Concat(algorithms("RSA", ""), algorithms("EC", "P-256"), algorithms("EC", "P-384"), algorithms("EC", "P-521"), algorithms("OKP", "Ed25519"))
+
+// setOf is the set of those named that a key can verify.
+func setOf(names ...string) (s algSet) {
+	for _, name := range names {
+		if n := slices.Index(allAlgs, name); n >= 0 {
+			s |= 1 << n
+		}
+	}
+	return s
+}
+
 // material is a public key as canonical JWK members and nothing else.
 type material struct {
 	Kty string `json:"kty"`

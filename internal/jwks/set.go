@@ -39,20 +39,29 @@ func (t Thumbprint) MarshalText() ([]byte, error) { return []byte(t.String()), n
 
 // set is an immutable snapshot of an issuer's usable keys.
 type set struct {
-	entries      []*entry
-	byKid        map[string][]*entry
-	byAlias      map[string][]*entry
-	byThumbprint map[Thumbprint][]*entry
-	slots        map[string]jwkset.JWK
-	digest       [32]byte
-	skipped      map[skipReason]int
-	naming       naming
-	folded       map[string][]*entry // by the folded kid, of a trust store
+	entries  []*entry
+	byKid    map[string][]*entry
+	byAlias  map[string][]*entry
+	holdings []holding // in the order of their thumbprints
+	slots    map[string]jwkset.JWK
+	digest   [32]byte
+	skipped  map[skipReason]int
+	naming   naming
+	folded   map[string][]*entry // by the folded kid, of a trust store
 	// refused are keys whose private half is public, as a set that verifies
 	// nothing; nil for none.
 	refused *set
 	// store is what the trust store holds, nil for other sources.
 	store *StoreState
+}
+
+// holding is what each hit asks of an entry. It lies in one piece: with a thousand
+// issuers nothing of a set is at hand, and each step to something else is dear.
+type holding struct {
+	thumbprint Thumbprint
+	algs       algSet
+	dated      bool // by a certificate
+	entry      *entry
 }
 
 // naming is how the keys of a set are told apart: by alias alone in a trust
@@ -175,13 +184,12 @@ func rawElements(dec *jsontext.Decoder) ([]jsontext.Value, error) {
 // newSet indexes entries; a key listed twice in the same words counts once.
 func newSet(entries []*entry, skipped map[skipReason]int, n naming) *set {
 	s := &set{
-		byKid:        map[string][]*entry{},
-		byAlias:      map[string][]*entry{},
-		byThumbprint: map[Thumbprint][]*entry{},
-		slots:        map[string]jwkset.JWK{},
-		skipped:      skipped,
-		naming:       n,
-		folded:       map[string][]*entry{},
+		byKid:   map[string][]*entry{},
+		byAlias: map[string][]*entry{},
+		slots:   map[string]jwkset.JWK{},
+		skipped: skipped,
+		naming:  n,
+		folded:  map[string][]*entry{},
 	}
 	ids := map[string]*entry{}
 	for _, e := range entries {
@@ -191,7 +199,7 @@ func newSet(entries []*entry, skipped map[skipReason]int, n naming) *set {
 		}
 		ids[id] = e
 		s.entries = append(s.entries, e)
-		s.byThumbprint[e.key.Thumbprint] = append(s.byThumbprint[e.key.Thumbprint], e)
+		s.holdings = append(s.holdings, holding{e.key.Thumbprint, setOf(e.key.Algs...), !e.key.NotAfter.IsZero(), e})
 		if e.key.Kid != "" {
 			s.byKid[e.key.Kid] = append(s.byKid[e.key.Kid], e)
 			if n.byAlias {
@@ -207,6 +215,7 @@ func newSet(entries []*entry, skipped map[skipReason]int, n naming) *set {
 			s.slots[j.Marshal().KID] = j
 		}
 	}
+	slices.SortStableFunc(s.holdings, func(a, b holding) int { return bytes.Compare(a.thumbprint[:], b.thumbprint[:]) })
 	s.digest = digestOf(s.entries)
 	return s
 }
@@ -399,8 +408,10 @@ func (e *entry) question(alg string) *jwt.Token {
 }
 
 func (s *set) holds(t Thumbprint, alg string, now func() time.Time) bool {
-	for _, e := range s.byThumbprint[t] {
-		if e.fits(alg) && (e.key.NotAfter.IsZero() || e.current(now())) {
+	one := setOf(alg)
+	n, _ := slices.BinarySearchFunc(s.holdings, t, func(h holding, t Thumbprint) int { return bytes.Compare(h.thumbprint[:], t[:]) })
+	for ; n < len(s.holdings) && s.holdings[n].thumbprint == t; n++ {
+		if h := &s.holdings[n]; h.algs&one != 0 && (!h.dated || h.entry.current(now())) {
 			return true
 		}
 	}
