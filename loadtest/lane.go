@@ -379,11 +379,15 @@ func (b *bench) forget(s *server, v variant) func(context.Context) error {
 // introspect are requests to POST /introspect, of the path given.
 func introspectRequests(address, path, secret string, tokens []token) (all [][]byte) {
 	for _, t := range tokens {
-		all = append(all, fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nAuthorization: %s\r\n"+
-			"Content-Type: application/x-www-form-urlencoded\r\nAccept: application/json\r\nContent-Length: %d\r\n\r\ntoken=%s",
-			path, address, basic(secret), len("token=")+len(t.text), t.text))
+		all = append(all, introspectRequest(address, path, basic(callerID, secret), t))
 	}
 	return all
+}
+
+func introspectRequest(address, path, authorization string, t token) []byte {
+	return fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nAuthorization: %s\r\n"+
+		"Content-Type: application/x-www-form-urlencoded\r\nAccept: application/json\r\nContent-Length: %d\r\n\r\ntoken=%s",
+		path, address, authorization, len("token=")+len(t.text), t.text)
 }
 
 // authRequests are requests of a gateway, with three headers of the client's

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 )
@@ -46,34 +48,48 @@ func (b *bench) along(ctx context.Context, axis string, lanes []*lane) (section,
 	return s, err
 }
 
+// byIssuers asks about tokens of all issuers, in no order.
 func (b *bench) byIssuers(ctx context.Context) (section, error) {
 	var lanes []*lane
 	for _, n := range []int{1, 10, 100, 1000} {
 		var rows strings.Builder
-		for i := range n - 1 {
-			fmt.Fprintf(&rows, "  - {name: other-%d, issuer: %s/other/%d, keys: {jwks_url: %s/jwks.json}}\n", i, b.issuer.url(), i, b.issuer.url())
+		var tokens []token
+		for i := range n {
+			iss := fmt.Sprintf("%s/other/%03d", b.issuer.url(), i)
+			fmt.Fprintf(&rows, "  - {name: other-%d, issuer: %s, keys: {jwks_url: %s/jwks.json}}\n", i, iss, b.issuer.url())
+			tokens = append(tokens, b.deck.mintBy(b.issuer.Key("EdDSA"), b.tokens/n, map[string]any{"iss": iss})...)
 		}
+		rand.Shuffle(len(tokens), func(i, j int) { tokens[i], tokens[j] = tokens[j], tokens[i] })
 		name := fmt.Sprintf("%d issuers", n)
 		more, err := b.hits(ctx, variant{name: name, issuers: rows.String()}, name, "")
 		if err != nil {
 			return section{}, err
 		}
+		more[0].requests, more[0].right = introspectRequests(more[0].server.address, "/introspect", b.secret, tokens), tells(tokens)
 		lanes = append(lanes, more...)
 	}
 	return b.along(ctx, "issuers", lanes)
 }
 
+// byCallers has all callers ask, in turn.
 func (b *bench) byCallers(ctx context.Context) (section, error) {
 	var lanes []*lane
 	for _, n := range []int{1, 100, 10_000} {
 		var rows strings.Builder
-		for i := range n - 1 {
-			fmt.Fprintf(&rows, "  - {id: app-%d, secrets: [{sha256: \"%064x\"}], may: [introspect], any_issuer: true, any_audience: true}\n", i, i+1)
+		callers := make([]string, n) // as HTTP Basic has it: each id is its own secret
+		for i := range n {
+			id := fmt.Sprintf("app-%028d", i)
+			callers[i] = basic(id, id)
+			fmt.Fprintf(&rows, "  - {id: %s, secrets: [{sha256: \"%x\"}], may: [introspect], any_issuer: true, any_audience: true}\n", id, sha256.Sum256([]byte(id)))
 		}
 		name := fmt.Sprintf("%d callers", n)
 		more, err := b.hits(ctx, variant{name: name, callers: rows.String()}, name, "")
 		if err != nil {
 			return section{}, err
+		}
+		more[0].requests = nil
+		for i, t := range b.deck.good {
+			more[0].requests = append(more[0].requests, introspectRequest(more[0].server.address, "/introspect", callers[i%n], t))
 		}
 		lanes = append(lanes, more...)
 	}

@@ -120,7 +120,7 @@ func (s *server) operate(ctx context.Context, path, secret string) ([]byte, erro
 	if err != nil {
 		return nil, err
 	}
-	q.Header.Set("Authorization", basic(secret))
+	q.Header.Set("Authorization", basic(callerID, secret))
 	answer, err := patient.Do(q)
 	if err != nil {
 		return nil, err
@@ -136,8 +136,8 @@ func (s *server) operate(ctx context.Context, path, secret string) ([]byte, erro
 // patient is for profiles, which take as long as they were asked to.
 var patient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 2 * time.Minute}
 
-func basic(secret string) string {
-	return "Basic " + base64.StdEncoding.EncodeToString([]byte(callerID+":"+secret))
+func basic(id, secret string) string {
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(id+":"+secret))
 }
 
 var errMissing = errors.New("not installed")
