@@ -3,6 +3,9 @@ package jwks_test
 import (
 	"context"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -404,6 +407,27 @@ func BenchmarkHolds(b *testing.B) {
 		if !k.Holds(key.Thumbprint, "RS256") {
 			b.Fatal("not held")
 		}
+	}
+}
+
+func TestHoldsEachOfManyKeys(t *testing.T) {
+	var keys []any
+	for n := range 60 {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, jwk(fmt.Sprint(n), key.Public()))
+	}
+	k := holding(t, keySet(keys[1:]...))
+	for n := range keys[1:] {
+		print := find(t, k, fmt.Sprint(n+1), "ES256").Thumbprint
+		if !k.Holds(print, "ES256") || k.Holds(print, "RS256") {
+			t.Errorf("JWT-15 key %d: by ES256 %t, by RS256 %t, want true, false", n+1, k.Holds(print, "ES256"), k.Holds(print, "RS256"))
+		}
+	}
+	if gone := find(t, holding(t, keySet(keys[0])), "0", "ES256").Thumbprint; k.Holds(gone, "ES256") {
+		t.Error("JWT-15 a key of another set is held")
 	}
 }
 

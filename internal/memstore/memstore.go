@@ -12,6 +12,10 @@
 //	bigcache 3.1.0    1.64   1.4 ms
 //	otter 2.4.0       1.41   225 ms
 //
+// With entries of 740 bytes of which a tenth fits, asked about in turn, a look-up
+// in vain and the Put that follows took 0.45 µs, 0.43 and 0.8 (2026-11-27), of the
+// 45 that such a token costs in all: that decides nothing.
+//
 // freecache also expires each entry by its own time and compares whole keys,
 // which bigcache does not. Cost: a value is copied out on each hit, and
 // eviction is only nearly least-recently-used.
