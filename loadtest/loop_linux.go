@@ -202,7 +202,9 @@ func (p *loop) patience() int {
 }
 
 // due says whether a request of the fixed rate is still to come before end.
-func (p *loop) due(end time.Time) bool { return p.dueAt().Before(end) }
+func (p *loop) due(end time.Time) bool {
+	return (!p.once || p.next < len(p.requests)) && p.dueAt().Before(end)
+}
 
 func (p *loop) dueAt() time.Time {
 	return p.started.Add(time.Duration(float64(p.next-p.from) / p.rate * float64(time.Second)))
@@ -215,7 +217,7 @@ func (p *loop) sendDue(end time.Time) error {
 	}
 	for now := time.Now(); len(p.idle) > 0; {
 		at := p.dueAt()
-		if at.After(now) || !at.Before(end) {
+		if at.After(now) || !p.due(end) {
 			return nil
 		}
 		// In turn: one that is left alone for long is closed by the server.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -140,6 +141,18 @@ func TestLatencyCountsFromWhenARequestWasDue(t *testing.T) {
 	}
 	if got.latencies.most < stall {
 		t.Errorf("max: got %s, want at least %s", got.latencies.most, stall)
+	}
+}
+
+// A fixed rate has more due within its time than there is to send once.
+func TestAFixedRateEndsWhereEachRequestWasSentOnce(t *testing.T) {
+	onLinux(t)
+	address := slowServer(t)
+	ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
+	defer stop()
+	got, err := load{address: address, connections: 2, requests: get(address, "/0", "/1", "/2"), once: true, rate: 200, length: time.Minute, right: status(200)}.run(ctx, -1)
+	if err != nil || got.requests != 3 || got.wrong > 0 {
+		t.Errorf("got %d requests, %d wrong, %v; want 3 right ones", got.requests, got.wrong, err)
 	}
 }
 
