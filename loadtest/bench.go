@@ -42,8 +42,13 @@ func (f *benchFlags) parse(mode string, args []string, stderr io.Writer) error {
 	flags.Float64Var(&f.rate, "rate", 0, "requests a second, with latency from the time each was due; 0 is a closed loop (in rate: 2000)")
 	flags.StringVar(&f.binary, "binary", "", "path of an introspectd to test (default: built from this tree)")
 	flags.StringVar(&f.json, "json", "", "path of a file for the figures as JSON")
-	flags.StringVar(&f.svg, "svg", "", "path of a file for the plot")
-	flags.StringVar(&f.profiles, "cpuprofile", "", "directory for a CPU profile of each introspectd lane, taken in a round of its own")
+	// A mode doesn't take what it would leave out.
+	if mode != "herd" && mode != "memory" {
+		flags.StringVar(&f.svg, "svg", "", "path of a file for the plot")
+		if mode != "flood" {
+			flags.StringVar(&f.profiles, "cpuprofile", "", "directory for a CPU profile of each introspectd lane, taken in a round of its own")
+		}
+	}
 	flags.BoolVar(&f.noPin, "no-pin", false, "leave servers and load to the scheduler")
 	if mode == "goals" {
 		flags.StringVar(&f.only, "only", "", "comma-separated goals, such as P1,P5 (default: all)")

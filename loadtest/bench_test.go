@@ -175,6 +175,18 @@ func TestAConfigurationForgetsByBeingEdited(t *testing.T) {
 	}
 }
 
+func TestAModeRefusesWhatItWouldLeaveOut(t *testing.T) {
+	for mode, flags := range map[string][]string{"herd": {"--svg", "--cpuprofile"}, "memory": {"--svg", "--cpuprofile"}, "flood": {"--cpuprofile"}} {
+		for _, f := range flags {
+			var out, progress strings.Builder
+			// The last is refused by every mode, so that none of them starts.
+			if got := run(t.Context(), []string{mode, f, "x", "--rounds", "0"}, &out, &progress); got != exitUsage || !strings.Contains(progress.String(), "flag provided but not defined: "+f[1:]) {
+				t.Errorf("%s %s: got %d and %s\nwant 2, and that there is no such flag", mode, f, got, &progress)
+			}
+		}
+	}
+}
+
 // A whole run of a mode, so short that its figures mean nothing.
 func TestMixRuns(t *testing.T) {
 	onLinux(t)

@@ -107,11 +107,9 @@ func (b *bench) measure(ctx context.Context, lanes ...*lane) (map[string]*figure
 	for _, f := range all {
 		f.finish()
 	}
-	if b.profiles != "" {
-		for _, l := range lanes {
-			if err := b.profile(ctx, l); err != nil {
-				return byName, all, err
-			}
+	for _, l := range lanes {
+		if err := b.profile(ctx, l); err != nil {
+			return byName, all, err
 		}
 	}
 	return byName, all, nil
@@ -298,9 +296,10 @@ func ratio(f, against *figure) float64 {
 	return median(all)
 }
 
-// profile takes a CPU profile of the server under a lane's load.
+// profile takes a CPU profile of the server under a lane's load, where one is
+// wanted.
 func (b *bench) profile(ctx context.Context, l *lane) error {
-	if l.server == nil || l.server.admin == "" {
+	if b.profiles == "" || l.server == nil || l.server.admin == "" {
 		return nil
 	}
 	var body []byte

@@ -369,7 +369,7 @@ func (b *bench) soak(ctx context.Context) ([]section, error) {
 	if quarter := len(rss) / 4; quarter > 0 {
 		out.note("resident memory: the last quarter has %.2f times that of the second", median(rss[3*quarter:])/median(rss[quarter:2*quarter]))
 	}
-	return []section{out}, nil
+	return []section{out}, b.profile(ctx, l)
 }
 
 // goals runs every mode that shows one, and what is wanted of them.
