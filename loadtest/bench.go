@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -50,14 +52,20 @@ func (f *benchFlags) parse(mode string, args []string, stderr io.Writer) error {
 		}
 	}
 	flags.BoolVar(&f.noPin, "no-pin", false, "leave servers and load to the scheduler")
+	var names []string // that --only may give
 	if mode == "goals" {
+		for _, m := range goalModes {
+			names = append(names, strings.Fields(m.shows)...)
+		}
+		slices.SortFunc(names, func(a, b string) int { return cmp.Or(len(a)-len(b), strings.Compare(a, b)) }) // P2 before P11
 		flags.StringVar(&f.only, "only", "", "comma-separated goals, such as P1,P5 (default: all)")
 	}
 	if mode == "goals" || mode == "memory" {
 		flags.IntVar(&f.verdicts, "verdicts", 60_000, "verdicts to be remembered for P15")
 	}
 	if mode == "scale" {
-		flags.StringVar(&f.only, "only", "", "comma-separated axes: issuers, callers, verdicts, revocations, replicas (default: all)")
+		names = []string{"issuers", "callers", "verdicts", "revocations", "replicas"}
+		flags.StringVar(&f.only, "only", "", "comma-separated axes: "+strings.Join(names, ", ")+" (default: all)")
 		flags.IntVar(&f.most, "most", 100_000, "verdicts, and revocations, at the end of their axes; a million takes some minutes")
 	}
 	if err := flags.Parse(args); err != nil {
@@ -70,6 +78,14 @@ func (f *benchFlags) parse(mode string, args []string, stderr io.Writer) error {
 		return fmt.Errorf("unexpected %q", flags.Arg(0))
 	case f.seconds <= 0 || f.rounds < 1 || f.connections < 1 || f.tokens < 100 || f.rate < 0:
 		return errors.New("expected more than 0 seconds, at least 1 round, 1 connection and 100 tokens, and no negative rate")
+	}
+	if f.only == "" {
+		return nil
+	}
+	for only := range strings.SplitSeq(f.only, ",") {
+		if !slices.Contains(names, only) {
+			return fmt.Errorf("--only: there is no %q; there are %s", only, strings.Join(slices.Compact(names), ", "))
+		}
 	}
 	return nil
 }

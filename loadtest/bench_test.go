@@ -187,6 +187,22 @@ func TestAModeRefusesWhatItWouldLeaveOut(t *testing.T) {
 	}
 }
 
+func TestOnlyNamesWhatThereIs(t *testing.T) {
+	for _, tt := range []struct{ mode, only, want string }{
+		{"goals", "P99", `no "P99"; there are P1, P2, P3, P4, P5, P6, P7, P8, P9, P11, P12, P13, P14, P15, P16`},
+		{"goals", "P1,p5", `no "p5"`},
+		{"goals", "P1,P16", ""},
+		{"scale", "nonsense", `no "nonsense"; there are issuers, callers, `},
+		{"scale", "callers,", `no ""`},
+		{"scale", "replicas,issuers", ""},
+	} {
+		err := new(benchFlags).parse(tt.mode, []string{"--only", tt.only}, io.Discard)
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s --only %s: got %v, want %q", tt.mode, tt.only, err, tt.want)
+		}
+	}
+}
+
 // A whole run of a mode, so short that its figures mean nothing.
 func TestMixRuns(t *testing.T) {
 	onLinux(t)

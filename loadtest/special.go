@@ -372,22 +372,25 @@ func (b *bench) soak(ctx context.Context) ([]section, error) {
 	return []section{out}, b.profile(ctx, l)
 }
 
+// goalModes are the modes that show a goal, and which.
+var goalModes = []struct {
+	shows string
+	run   func(*bench, context.Context) ([]section, error)
+}{
+	{"P1 P2 P3", (*bench).hit},
+	{"P5 P6 P12", (*bench).miss},
+	{"P11", (*bench).refuse},
+	{"P13", (*bench).atRate},
+	{"P14", (*bench).herd},
+	{"P15", (*bench).memory},
+	{"P4 P6 P16", (*bench).inRedis},
+	{"P7 P8 P9", (*bench).peers},
+}
+
 // goals runs every mode that shows one, and what is wanted of them.
 func (b *bench) goals(ctx context.Context) ([]section, error) {
 	var all []section
-	for _, m := range []struct {
-		shows string
-		run   func(*bench, context.Context) ([]section, error)
-	}{
-		{"P1 P2 P3", (*bench).hit},
-		{"P5 P6 P12", (*bench).miss},
-		{"P11", (*bench).refuse},
-		{"P13", (*bench).atRate},
-		{"P14", (*bench).herd},
-		{"P15", (*bench).memory},
-		{"P4 P6 P16", (*bench).inRedis},
-		{"P7 P8 P9", (*bench).peers},
-	} {
+	for _, m := range goalModes {
 		if !b.wanted(m.shows) {
 			continue
 		}
