@@ -1,9 +1,11 @@
 package main
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -159,6 +161,32 @@ func TestTokensAreWhatTheirKindSays(t *testing.T) {
 			if bad.text == good.text || bad.kind != forged || len(bad.text) < 600 {
 				t.Errorf("%s: got %s", kind, bad.text)
 			}
+		}
+	}
+}
+
+func TestAGatewaysAnswerIsRightAboutTheVeryToken(t *testing.T) {
+	tokens := newBenchDeck(devissuer.New("http://127.0.0.1:1", "RS256"), 2).good
+	if one, other := len(tokens[0].text), len(tokens[1].text); one != other {
+		t.Errorf("got tokens of %d and %d bytes, want them alike", one, other)
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(strings.Split(tokens[0].text, ".")[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var own struct{ Sub string }
+	if err := json.Unmarshal(payload, &own); err != nil {
+		t.Fatal(err)
+	}
+	right := tellsSubject(tokens)
+	for _, tt := range []struct {
+		n, status int
+		sub       string
+		want      bool
+	}{{0, 200, own.Sub, true}, {1, 200, own.Sub, false}, {0, 200, "", false}, {0, 401, own.Sub, false}} {
+		a, _, err := readAnswer(fmt.Appendf(nil, "HTTP/1.1 %d x\r\nX-Auth-Subject: %s\r\nContent-Length: 0\r\n\r\n", tt.status, tt.sub))
+		if got := right(tt.n, a); err != nil || got != tt.want {
+			t.Errorf("%d and %q about token %d: got %v, %v; want %v", tt.status, tt.sub, tt.n, got, err, tt.want)
 		}
 	}
 }

@@ -421,7 +421,10 @@ func status(want int) func(int, answer) bool {
 	return func(_ int, a answer) bool { return a.status == want }
 }
 
-// subject is a gateway's answer, with the identity of who has the token.
-func subject(_ int, a answer) bool {
-	return a.status == http.StatusOK && len(header(a.head, "x-auth-subject")) > 0
+// tellsSubject is a gateway's answer, with the identity of who has the very
+// token which was asked about.
+func tellsSubject(tokens []token) func(int, answer) bool {
+	return func(n int, a answer) bool {
+		return a.status == http.StatusOK && string(header(a.head, "x-auth-subject")) == subject(tokens[n].jti)
+	}
 }

@@ -44,8 +44,9 @@ type peer struct {
 	// recipe says how it is started; an error that is errMissing leaves it out.
 	recipe func(in *peerRun, ctx context.Context, address string) (recipe, error)
 	// requests and its two kinds of answers.
-	requests   func(address, secret string, tokens []token) [][]byte
-	good, evil func(n int, a answer) bool
+	requests func(address, secret string, tokens []token) [][]byte
+	good     func(tokens []token) func(n int, a answer) bool
+	evil     func(n int, a answer) bool
 }
 
 // peerRun is what peers are given.
@@ -69,15 +70,17 @@ func peerRows() []peer {
 			return in.node(ctx, address, script, env...)
 		}
 	}
+	// Apache tells the subject to who is behind it, and not to who asks.
+	passes := func([]token) func(int, answer) bool { return status(http.StatusOK) }
 	const npm = "npm: " + "npm ci in loadtest/peers/node, which this mode does by itself where there is an npm"
 	return []peer{
-		{haproxy, "apt install haproxy (2.5 or newer)", (*peerRun).haproxy, auth, subject, status(401)},
-		{apache, "apt install apache2 libapache2-mod-auth-openidc", (*peerRun).apache, auth, status(200), status(401)},
-		{fastify, npm, node("fastify.mjs", "CACHE=20000"), auth, subject, status(401)},
-		{fastifyNoCache, npm, node("fastify.mjs"), auth, subject, status(401)},
-		{expressAuth, npm, node("express.mjs"), auth, subject, status(401)},
-		{expressPost, npm, node("express.mjs"), form, activeBody, refused},
-		{opa, "go install github.com/open-policy-agent/opa@" + opaVersion + ", which this mode does by itself", (*peerRun).opa, opaRequests, opaSays("true"), opaSays("false")},
+		{haproxy, "apt install haproxy (2.5 or newer)", (*peerRun).haproxy, auth, tellsSubject, status(401)},
+		{apache, "apt install apache2 libapache2-mod-auth-openidc", (*peerRun).apache, auth, passes, status(401)},
+		{fastify, npm, node("fastify.mjs", "CACHE=20000"), auth, tellsSubject, status(401)},
+		{fastifyNoCache, npm, node("fastify.mjs"), auth, tellsSubject, status(401)},
+		{expressAuth, npm, node("express.mjs"), auth, tellsSubject, status(401)},
+		{expressPost, npm, node("express.mjs"), form, tells, refused},
+		{opa, "go install github.com/open-policy-agent/opa@" + opaVersion + ", which this mode does by itself", (*peerRun).opa, opaRequests, opaAllows, opaRefuses},
 	}
 }
 
@@ -225,7 +228,7 @@ func (in *peerRun) start(ctx context.Context, p peer) (*lane, error) {
 		tokens []token
 		right  func(int, answer) bool
 	}{
-		{"a good token", in.deck.good[:1], p.good},
+		{"a good token", in.deck.good[:1], p.good(in.deck.good)},
 		{"a bad signature", in.deck.bad("bad signature", 1), p.evil},
 		{"an expired token", yesterday, p.evil},
 		{"another issuer's token", stranger, p.evil},
@@ -238,7 +241,7 @@ func (in *peerRun) start(ctx context.Context, p peer) (*lane, error) {
 			return nil, fmt.Errorf("it doesn't judge as it should: %s: %w", check.what, err)
 		}
 	}
-	return &lane{name: p.name, server: s, requests: p.requests(address, in.secret, in.deck.good), right: p.good, optional: true}, nil
+	return &lane{name: p.name, server: s, requests: p.requests(address, in.secret, in.deck.good), right: p.good(in.deck.good), optional: true}, nil
 }
 
 // file writes a configuration of peers/, filled in for an address, and returns
@@ -392,10 +395,6 @@ func (in *peerRun) buildOPA(ctx context.Context) (string, error) {
 	return path, nil
 }
 
-func activeBody(_ int, a answer) bool {
-	return a.status == http.StatusOK && bytes.HasPrefix(a.body, []byte(`{"active":true,`))
-}
-
 func opaRequests(address, _ string, tokens []token) (all [][]byte) {
 	for _, t := range tokens {
 		body := `{"input":{"token":"` + t.text + `"}}`
@@ -404,8 +403,12 @@ func opaRequests(address, _ string, tokens []token) (all [][]byte) {
 	return all
 }
 
-func opaSays(allow string) func(int, answer) bool {
-	return func(_ int, a answer) bool {
-		return a.status == http.StatusOK && bytes.Contains(a.body, []byte(`"allow":`+allow))
+func opaAllows(tokens []token) func(int, answer) bool {
+	return func(n int, a answer) bool {
+		return a.status == http.StatusOK && bytes.Contains(a.body, []byte(`{"allow":true,"sub":"`+subject(tokens[n].jti)+`"}`))
 	}
+}
+
+func opaRefuses(_ int, a answer) bool {
+	return a.status == http.StatusOK && bytes.Contains(a.body, []byte(`{"allow":false}`))
 }

@@ -1,10 +1,10 @@
-# OPA's REST interface: decodes and verifies each token.
+# OPA's REST interface: decodes and verifies each token, and tells whose it is.
 package authz
 
-default allow := false
+default decision := {"allow": false}
 
-allow if {
-	[valid, _, _] := io.jwt.decode_verify(input.token, {
+decision := {"allow": true, "sub": payload.sub} if {
+	[valid, _, payload] := io.jwt.decode_verify(input.token, {
 		"cert": data.load.jwks,
 		"iss": data.load.issuer,
 		"aud": data.load.audience,
