@@ -93,6 +93,30 @@ func TestFiguresAreWrittenAndSaved(t *testing.T) {
 	}
 }
 
+func TestFiguresWithoutCPUHaveNoColumnsForIt(t *testing.T) {
+	f := &figure{Lane: "a lane"}
+	f.count(seen{requests: 3, lasted: time.Second})
+	f.finish()
+	all := &figures{Sections: []section{{Mode: "x", Figures: []*figure{f}}}}
+	var text strings.Builder
+	if err := all.write(&text); err != nil {
+		t.Fatal(err)
+	}
+	asJSON, err := json.Marshal(all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := text.String(); strings.Contains(got, "CPU µs") || strings.Contains(got, "rounds") || strings.Contains(got, "RSS") || !strings.Contains(got, "requests") {
+		t.Errorf("got\n%s\nwant no CPU and no memory", got)
+	}
+	if got := string(asJSON); strings.Contains(got, "cpu") || strings.Contains(got, "rss") {
+		t.Errorf("got %s, want no CPU and no memory", got)
+	}
+	if got := plot(all); strings.Contains(got, ">0.0<") {
+		t.Errorf("got\n%s\nwant no CPU of 0", got)
+	}
+}
+
 func TestThePlotIsXMLWithARowForEachLane(t *testing.T) {
 	plotted := plot(measured())
 	d := xml.NewDecoder(strings.NewReader(plotted))

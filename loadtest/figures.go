@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -94,16 +95,23 @@ func (g goal) row() []string {
 }
 
 func laneRows(all []*figure) [][]string {
-	rows := [][]string{{"lane", "CPU µs/req", "rounds", "req/s", "p50 µs", "p90", "p99", "p99.9", "max", "RSS MiB", "requests", "wrong"}}
+	// A mode that tells no lane's CPU apart has no columns for it.
+	server := slices.ContainsFunc(all, func(f *figure) bool { return len(f.CPURounds) > 0 })
+	line := func(lane string, cpu, others []string, rss string, counts ...string) []string {
+		if !server {
+			return slices.Concat([]string{lane}, others, counts)
+		}
+		return slices.Concat([]string{lane}, cpu, others, []string{rss}, counts)
+	}
+	rows := [][]string{line("lane", []string{"CPU µs/req", "rounds"}, []string{"req/s", "p50 µs", "p90", "p99", "p99.9", "max"}, "RSS MiB", "requests", "wrong")}
 	for _, f := range all {
 		low, high := bounds(f.CPURounds)
-		row := []string{
-			f.Lane, fmt.Sprintf("%.1f", f.CPU), fmt.Sprintf("%.1f–%.1f", low, high), fmt.Sprintf("%.0f", f.PerSec),
-		}
+		others := []string{fmt.Sprintf("%.0f", f.PerSec)}
 		for _, us := range []int64{f.Latency.P50, f.Latency.P90, f.Latency.P99, f.Latency.P999, f.Latency.Max} {
-			row = append(row, fmt.Sprint(us))
+			others = append(others, fmt.Sprint(us))
 		}
-		rows = append(rows, append(row, fmt.Sprintf("%.0f", float64(f.RSS)/(1<<20)), fmt.Sprint(f.Requests), fmt.Sprint(f.Wrong)))
+		cpu := []string{fmt.Sprintf("%.1f", f.CPU), fmt.Sprintf("%.1f–%.1f", low, high)}
+		rows = append(rows, line(f.Lane, cpu, others, fmt.Sprintf("%.0f", float64(f.RSS)/(1<<20)), fmt.Sprint(f.Requests), fmt.Sprint(f.Wrong)))
 		if f.Example != "" {
 			rows = append(rows, []string{"  WRONG: " + f.Example})
 		}

@@ -47,11 +47,11 @@ type figure struct {
 	PerSec   float64 `json:"requests_per_second"` // median of the rounds
 	// CPU is that of the server's process tree, user and system, per request in
 	// µs: the median of the rounds; the rounds themselves follow.
-	CPU       float64   `json:"cpu_us_per_request"`
-	CPURounds []float64 `json:"cpu_us_per_request_by_round"`
+	CPU       float64   `json:"cpu_us_per_request,omitempty"`
+	CPURounds []float64 `json:"cpu_us_per_request_by_round,omitempty"`
 	Latency   quantiles `json:"latency_us"`
 	// RSS is the resident memory of the process tree in the end, in bytes.
-	RSS     int64  `json:"rss_bytes"`
+	RSS     int64  `json:"rss_bytes,omitempty"`
 	Example string `json:"wrong_answer,omitempty"`
 
 	perSec    []float64
@@ -276,13 +276,17 @@ func (l *lane) usage() (cpu time.Duration, rss int64, err error) {
 }
 
 func (f *figure) add(s seen, cpu time.Duration) {
+	f.count(s)
+	f.CPURounds = append(f.CPURounds, float64(cpu.Nanoseconds())/1000/float64(max(s.requests, 1)))
+}
+
+// count is add where the server's CPU is not that of these requests alone.
+func (f *figure) count(s seen) {
 	f.Requests, f.Wrong = f.Requests+s.requests, f.Wrong+s.wrong
 	if s.example != "" {
 		f.Example = s.example
 	}
-	n := float64(max(s.requests, 1))
-	f.CPURounds = append(f.CPURounds, float64(cpu.Nanoseconds())/1000/n)
-	f.perSec = append(f.perSec, n/s.lasted.Seconds())
+	f.perSec = append(f.perSec, float64(max(s.requests, 1))/s.lasted.Seconds())
 	f.latencies.merge(&s.latencies)
 }
 

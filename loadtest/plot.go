@@ -73,6 +73,9 @@ func plot(f *figures) string {
 				fmt.Fprintf(&out, `<circle cx="%.1f" cy="%.1f" r="4" fill="%s"/>`+"\n", at(v), y, quantileColours[n].colour)
 			}
 		}
+		if len(l.CPURounds) == 0 {
+			continue
+		}
 		scale := panelWidth / most
 		from, to := bounds(l.CPURounds)
 		fmt.Fprintf(&out, `<rect x="%.1f" y="%.1f" width="%.1f" height="14" fill="#7aa5d2"/>`+"\n", right, y-7, l.CPU*scale)

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
 	"errors"
 	"fmt"
 	"runtime"
@@ -9,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"introspectd/internal/devissuer"
 )
 
 // inRedis is P4, P6 with Redis and P16.
@@ -271,60 +275,100 @@ func (b *bench) collection(ctx context.Context, s *server) (float64, error) {
 	return max(with-without, 0), err
 }
 
-// flood shows what tokens that are cheap to verify wait while others that are
-// dear come as fast as they are answered.
+// flood shows what others wait while tokens that are dear to verify come as fast
+// as they are answered: those that are cheap, and those that are as dear, of
+// another issuer and of the same.
 func (b *bench) flood(ctx context.Context) ([]section, error) {
 	defer b.stopServers()
-	v := variant{name: "off"}
+	other, err := newIssuer("ES512")
+	if err != nil {
+		return nil, err
+	}
+	defer other.down()
+	private, err := rsa.GenerateKey(rand.Reader, 4096)
+	if err != nil {
+		return nil, err
+	}
+	large := &devissuer.Key{Kid: "rsa-4096", Alg: "RS256", Signer: private}
+	b.issuer.AddKey(large)
+	defer b.issuer.RemoveKey(large)
+	v := variant{name: "off", issuers: fmt.Sprintf("  - {name: other, issuer: %s, keys: {jwks_url: %s/jwks.json}, max_lifetime: 25h}\n", other.url(), other.url())}
 	s, err := b.introspectd(ctx, v)
 	if err != nil {
 		return nil, err
 	}
-	const rate = 200
 	length := time.Duration(b.seconds * float64(time.Second))
-	dear := b.deck.mint("ES512", 4000)
-	calm := &figure{Lane: "RS256 alone, 200/s"}
-	flooded := &figure{Lane: "RS256 beside a flood of ES512"}
-	flooding := &figure{Lane: "the flood"}
+	to := func(tokens []token, rate float64, length time.Duration) load {
+		return load{
+			address: s.address, connections: b.connections, requests: introspectRequests(s.address, "/introspect", b.secret, tokens), right: tells(tokens),
+			rate: rate, length: length,
+		}
+	}
+	const often, seldom, ahead = 200, 10, 100 * time.Millisecond
+	b.say("minting the floods")
+	longer := length + 2*ahead
+	checking := longer.Seconds() * float64(max(runtime.NumCPU()/2, 1)) // as many processors check the dear
+	es512 := to(b.deck.mint("ES512", int(2000*checking)), 0, longer)
+	rsa4096 := to(b.deck.mintBy(large, int(6000*checking), nil), 0, longer)
+	few := int(seldom*b.seconds) + 1
+	cheap := to(b.deck.good, often, length)
+	alike := to(b.deck.mint("ES512", few*b.rounds), seldom, length)
+	apart := to((&benchDeck{issuer: other.Issuer}).mint("ES512", few*b.rounds), seldom, length)
+
+	byES512, byRSA := &figure{Lane: "the floods of ES512"}, &figure{Lane: "the flood of RSA-4096"}
+	calm, calmApart := &figure{Lane: "RS256, 200/s, alone"}, &figure{Lane: "ES512, 10/s, alone"}
+	besideES512, besideRSA := &figure{Lane: "RS256, 200/s, beside a flood of ES512"}, &figure{Lane: "RS256, 200/s, beside a flood of RSA-4096"}
+	elsewhere, same := &figure{Lane: "ES512, 10/s, of another issuer, beside one"}, &figure{Lane: "ES512, 10/s, of the same issuer, beside one"}
 	forget := b.forget(s, v)
-	cheap := introspectRequests(s.address, "/introspect", b.secret, b.deck.good)
-	quiet := load{
-		address: s.address, connections: b.connections, requests: cheap, right: tells(b.deck.good), rate: rate, length: length,
-	}
-	loud := load{
-		address: s.address, connections: b.connections, requests: introspectRequests(s.address, "/introspect", b.secret, dear), right: tells(dear), length: length,
-	}
-	for range b.rounds {
-		for _, f := range []*figure{calm, flooded} {
+	for round := range b.rounds {
+		for _, row := range []struct {
+			f     *figure
+			quiet load
+			loud  load
+			flood *figure // nil: none
+		}{
+			{calm, cheap, load{}, nil},
+			{besideES512, cheap, es512, byES512},
+			{besideRSA, cheap, rsa4096, byRSA},
+			{calmApart, alike, load{}, nil},
+			{elsewhere, apart, es512, byES512},
+			{same, alike, es512, byES512},
+		} {
 			if err := forget(ctx); err != nil {
 				return nil, err
 			}
-			loudly := make(chan error, 1)
-			if f == flooded {
-				go func() {
-					before, _, _ := s.usage() // shown, not judged
-					got, err := loud.run(ctx, b.loadCPU)
-					after, _, _ := s.usage()
-					flooding.add(got, after-before)
-					loudly <- err
-				}()
-			} else {
-				loudly <- nil
-			}
-			got, err := quiet.run(ctx, b.loadCPU)
-			if err := errors.Join(err, <-loudly); err != nil {
+			flooded := make(chan error, 1)
+			go func() {
+				if row.flood == nil {
+					flooded <- nil
+					return
+				}
+				got, err := row.loud.run(ctx, b.loadCPU)
+				if n := len(row.loud.requests); err == nil && got.requests > uint64(n) {
+					err = fmt.Errorf("%d new tokens are too few for a flood: %d were answered", n, got.requests)
+				}
+				row.flood.count(got)
+				flooded <- err
+			}()
+			time.Sleep(ahead) // so that the first come into it, too
+			// On from the round before: the other issuer's verdicts are not forgotten.
+			row.quiet.from = round * few
+			got, err := row.quiet.run(ctx, b.loadCPU)
+			if err := errors.Join(err, <-flooded); err != nil {
 				return nil, err
 			}
-			f.add(got, 0)
+			row.f.count(got)
 		}
-		b.say("p99 of RS256: %d µs alone, %d beside the flood", quantilesOf(&calm.latencies).P99, quantilesOf(&flooded.latencies).P99)
+		b.say("round %d of %d", round+1, b.rounds)
 	}
-	for _, f := range []*figure{calm, flooded, flooding} {
+	out := section{Mode: "flood", Figures: []*figure{calm, besideES512, besideRSA, calmApart, elsewhere, same, byES512, byRSA}}
+	for _, f := range out.Figures {
 		f.finish()
 	}
-	out := section{Mode: "flood", Figures: []*figure{calm, flooded, flooding}}
-	out.note("p50 of a first sight by RS256 is %.1f times as long beside the flood, p99 %.1f times",
-		float64(flooded.Latency.P50)/float64(max(calm.Latency.P50, 1)), float64(flooded.Latency.P99)/float64(max(calm.Latency.P99, 1)))
+	for _, pair := range [][2]*figure{{besideES512, calm}, {besideRSA, calm}, {elsewhere, calmApart}, {same, elsewhere}} {
+		f, against := pair[0].Latency, pair[1].Latency
+		out.note("%s: p50 is %.1f times that of %s, p99 %.1f times", pair[0].Lane, float64(f.P50)/float64(max(against.P50, 1)), pair[1].Lane, float64(f.P99)/float64(max(against.P99, 1)))
+	}
 	return []section{out}, nil
 }
 
