@@ -18,7 +18,8 @@ import (
 //
 // A goroutine for each connection, with the poller of net behind it, takes as
 // much CPU as the servers that are measured, and then it is the load that is
-// measured. This loop takes about a third of a bare net/http server.
+// measured. This loop takes a third to a half of what a bare net/http server
+// does.
 func (l load) run(ctx context.Context, cpu int) (seen, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
