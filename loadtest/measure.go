@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"runtime"
 	"sync"
 	"time"
@@ -156,6 +157,15 @@ func (r *faultsRun) save() error {
 	return errors.Join(r.report.writeJSON(file), file.Close())
 }
 
+// cpuModel finds the kind of processor, as Linux names it.
+var cpuModel = regexp.MustCompile(`(?m)^model name\s*: (.*)$`)
+
 func machine() string {
-	return fmt.Sprintf("%s/%s, %d CPUs, %s", runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version())
+	kind := "kind not known"
+	if all, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		if m := cpuModel.FindSubmatch(all); m != nil {
+			kind = string(m[1])
+		}
+	}
+	return fmt.Sprintf("%s/%s, %d CPUs (%s), %s", runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), kind, runtime.Version())
 }
