@@ -17,9 +17,10 @@ type collecting struct {
 
 const (
 	// leastGarbage comes together before there is a collection, in bytes; of
-	// three times what lives, up to mostExtra does.
+	// eight times what lives beside the program itself, up to mostExtra does.
 	leastGarbage = 32 << 20
-	mostExtra    = 128 << 20
+	itself       = 8 << 20
+	mostExtra    = 192 << 20
 	paceEvery    = 5 * time.Second
 )
 
@@ -62,7 +63,7 @@ func (c *collecting) pace(live int64) {
 func garbageShare(live, caches int64) int {
 	live = max(live, caches+1<<20) // there may have been no collection since they were made
 	marked := live - caches
-	garbage := max(leastGarbage, min(3*marked, mostExtra), marked)
+	garbage := max(leastGarbage, min(8*(marked-itself), mostExtra), marked)
 	return int(max(1, 100*garbage/live))
 }
 
