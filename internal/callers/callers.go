@@ -63,23 +63,12 @@ type Caller struct {
 // permissions is a set of them.
 type permissions uint8
 
+var allPermissions = Permission("").Values()
+
 // bit is the set of p alone, which is empty where p is none.
 func (p Permission) bit() permissions {
-	switch p {
-	case Introspect:
-		return 1 << 0
-	case Transform:
-		return 1 << 1
-	case Auth:
-		return 1 << 2
-	case Revoke:
-		return 1 << 3
-	case RevokeBroad:
-		return 1 << 4
-	case Operate:
-		return 1 << 5
-	case Explain:
-		return 1 << 6
+	if n := slices.Index(allPermissions, string(p)); n >= 0 {
+		return 1 << n
 	}
 	return 0
 }
