@@ -71,6 +71,9 @@ func (s Set) All() iter.Seq2[string, jsontext.Value] {
 	}
 }
 
+// ErrEnough is that of a text that was not read to its end.
+var ErrEnough = errors.New("read far enough")
+
 var (
 	errDepth   = fmt.Errorf("nested deeper than %d levels", MaxDepth)
 	errMembers = fmt.Errorf("more than %d members", MaxMembers)
@@ -83,19 +86,20 @@ var (
 // section 4 permit the refusal), at most MaxDepth levels and MaxMembers
 // members. The set's values lie in text, which is compacted in place and must
 // not be used afterwards.
-func Decode(text []byte) (Set, error) { return DecodeInto(nil, text) }
+func Decode(text []byte) (Set, error) { return DecodeInto(nil, text, nil) }
 
 // DecodeInto is Decode for those who read many: the set lies in room where it
 // fits, and is good until that or text is used again. What was in room is lost,
-// also where there is an error.
-func DecodeInto(room Set, text []byte) (Set, error) {
+// also where there is an error. Where enough says so of a member, what follows it
+// is not looked at, and the error is ErrEnough; nil never does.
+func DecodeInto(room Set, text []byte, enough func(Member) bool) (Set, error) {
 	// Fewer brackets than that can't nest so deep. What is no JSON the parser refuses.
 	if bytes.Count(text, []byte("{"))+bytes.Count(text, []byte("[")) > MaxDepth && Depth(text) > MaxDepth {
 		return nil, errDepth
 	}
 	r := readers.Get().(*reader)
 	defer readers.Put(r)
-	return r.read(room, text)
+	return r.read(room, text, enough)
 }
 
 // usualMembers is how many members are made room for at most before they are seen.
@@ -109,7 +113,7 @@ type reader struct {
 
 var readers = sync.Pool{New: func() any { return new(reader) }}
 
-func (r *reader) read(set Set, text []byte) (Set, error) {
+func (r *reader) read(set Set, text []byte, enough func(Member) bool) (Set, error) {
 	r.text = *bytes.NewBuffer(text)
 	names := string(text) // which are parts of it: one object for all
 	d := &r.decoder
@@ -141,6 +145,9 @@ func (r *reader) read(set Set, text []byte) (Set, error) {
 		m.Value = text[end-int64(len(value)) : end : end]
 		if len(set) == MaxMembers {
 			return nil, errMembers
+		}
+		if enough != nil && enough(m) {
+			return nil, ErrEnough
 		}
 		set = append(set, m)
 	}

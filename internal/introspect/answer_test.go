@@ -204,6 +204,11 @@ func TestExplain(t *testing.T) {
 	if x.Active || x.Reason != "expired" || !strings.Contains(ladder(x), "signature=ok times=failed rules=not reached") {
 		t.Errorf("later: got %s %s", x.Reason, ladder(x))
 	}
+	key := f.idp.Key("ES256")
+	x = in.Explain(t.Context(), key.Sign(fmt.Sprintf(`{"alg":"ES256","kid":%q}`, key.Kid), `{"iss":"https://elsewhere.example",`), start)
+	if x.Reason != "unknown_issuer" || !strings.Contains(ladder(x), "payload=ok issuer=failed algorithm=not reached") || x.Steps[verify.Payload].Detail != "read as far as iss" {
+		t.Errorf("JWT-07 a stranger's: got %s %s, payload %q", x.Reason, ladder(x), x.Steps[verify.Payload].Detail)
+	}
 	x = in.Explain(t.Context(), "x.y", start)
 	if x.Reason != "malformed" || !strings.HasPrefix(ladder(x), "spelling=failed header=not reached") {
 		t.Errorf("no token: got %s %s", x.Reason, ladder(x))

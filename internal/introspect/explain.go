@@ -150,6 +150,10 @@ func detail(s verify.Step, v verify.Verdict, at time.Time) string {
 	switch s {
 	case verify.Header:
 		return fmt.Sprintf("alg %q, kid %q, typ %q", v.Alg, v.Kid, v.Typ)
+	case verify.Payload:
+		if v.Step == verify.IssuerKnown || v.Step == verify.Algorithm {
+			return "read as far as iss"
+		}
 	case verify.IssuerKnown:
 		if v.Issuer != nil {
 			return fmt.Sprintf("iss %q is issuer %s", v.ClaimedIssuer, v.Issuer.Name())

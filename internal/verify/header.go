@@ -60,7 +60,7 @@ func (h *headers) keep(segment string, is header) {
 // readHeader reads the header segment and returns what is wrong with it, empty
 // when nothing is.
 func (r *room) readHeader(segment string) (h header, problem string) {
-	set, ok, err := r.decode(segment)
+	set, ok, err := r.decode(segment, nil)
 	if !ok {
 		return h, "the header is not canonical base64url"
 	}

@@ -136,15 +136,6 @@ func (i *Issuer) judgeTimes(expires, notBefore, issuedAt int64, now time.Time) (
 	return NoReason, ""
 }
 
-func issuerOf(set claims.Set) (string, bool) {
-	v, ok := set.Find("iss")
-	if !ok {
-		return "", false
-	}
-	iss, ok := claims.String(v)
-	return iss, ok && iss != ""
-}
-
 // readRegistered checks the types of the registered claims (RFC 7519 section
 // 4.1 and RFC 7800 section 3.1), that the required ones are there, and puts
 // the dates into out.

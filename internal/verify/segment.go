@@ -34,13 +34,14 @@ func (r *room) clear() {
 	r.text = r.text[:0]
 }
 
-// decode reads the object in segment, which is good until the next is read. It is
-// not ok if segment is not canonical base64url, and an error if it is no object.
-func (r *room) decode(segment string) (set claims.Set, ok bool, err error) {
+// decode reads the object in segment, as far as claims.DecodeInto has it, which is
+// good until the next is read. It is not ok if segment is not canonical base64url,
+// and an error if it is no object.
+func (r *room) decode(segment string, enough func(claims.Member) bool) (set claims.Set, ok bool, err error) {
 	if r.text, ok = appendSegment(r.text[:0], segment); !ok {
 		return nil, false, nil
 	}
-	set, err = claims.DecodeInto(r.set, r.text)
+	set, err = claims.DecodeInto(r.set, r.text, enough)
 	if err == nil {
 		r.set = set
 	}

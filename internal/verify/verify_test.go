@@ -243,6 +243,36 @@ func TestOneTokenHasOneSpelling(t *testing.T) {
 	}
 }
 
+// A payload is read as far as an iss that is nobody's, and strictly if it may be ours.
+func TestAStrangersTokenIsReadAsFarAsItsIssuer(t *testing.T) {
+	w := newWorld(t, nil)
+	good := payload()[1:] // less its bracket
+	for _, row := range []struct {
+		name, alg, payload string
+		want               verify.Reason
+		step               verify.Step
+		iss                string
+	}{
+		{"JWT-07 no JSON behind an unknown iss", "ES256", `{"iss":"https://c.example",what`, verify.UnknownIssuer, verify.IssuerKnown, "https://c.example"},
+		{"JWT-07 no JSON before it", "ES256", `{what,"iss":"https://c.example"}`, verify.Malformed, verify.Payload, ""},
+		{"JWT-07 an unknown iss, spelled otherwise, at the end", "ES256", `{"sub":"alice","\u0069ss":"https:\/\/c.example"}`, verify.UnknownIssuer, verify.IssuerKnown, "https://c.example"},
+		{"JWT-07 an unknown iss, then ours", "ES256", `{"iss":"https://c.example",` + good, verify.UnknownIssuer, verify.IssuerKnown, "https://c.example"},
+		{"JWT-02 row 15 ours, then an unknown one", "ES256", `{"iss":"` + issA + `","iss":"https://c.example"}`, verify.Malformed, verify.Payload, ""},
+		{"JWT-02 ours, then no JSON", "ES256", `{"iss":"` + issA + `",what`, verify.Malformed, verify.Payload, ""},
+		{"JWT-02 ours, then something behind", "ES256", `{"iss":"` + issA + `"}{}`, verify.Malformed, verify.Payload, ""},
+		{"JWT-03 alg none, ours, then no JSON", "none", `{"iss":"` + issA + `",what`, verify.AlgorithmNotAllowed, verify.Algorithm, issA},
+		{"JWT-03 alg none, nobody's", "none", `{"sub":"alice"}`, verify.MissingClaim, verify.Payload, ""},
+		{"JWT-07 no text, then ours", "ES256", `{"iss":1,` + good, verify.Malformed, verify.Payload, ""},
+		{"JWT-07 no text", "ES256", `{"iss":1}`, verify.MissingClaim, verify.Payload, ""},
+		{"JWT-07 nothing", "ES256", `{"iss":""}`, verify.MissingClaim, verify.Payload, ""},
+	} {
+		v := w.verdict(t, w.a.Key("ES256").Sign(header(row.alg, w.a.Key("ES256").Kid), row.payload))
+		if v.Active || v.Reason != row.want || v.Step != row.step || v.ClaimedIssuer != row.iss || (v.Issuer != nil) != (row.iss == issA) {
+			t.Errorf("%s: got %q at step %d of %q, want %q at %d of %q", row.name, v.Reason, v.Step, v.ClaimedIssuer, row.want, row.step, row.iss)
+		}
+	}
+}
+
 // Each segment alone in a second spelling, where others were read before.
 func TestWhichSegmentIsNotCanonical(t *testing.T) {
 	w := newWorld(t, nil)
