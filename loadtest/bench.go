@@ -64,7 +64,9 @@ func (f *benchFlags) parse(mode string, args []string, stderr io.Writer) error {
 		flags.IntVar(&f.verdicts, "verdicts", 60_000, "verdicts to be remembered for P15")
 	}
 	if mode == "scale" {
-		names = []string{"issuers", "callers", "verdicts", "revocations", "replicas"}
+		for _, axis := range axes {
+			names = append(names, axis.name)
+		}
 		flags.StringVar(&f.only, "only", "", "comma-separated axes: "+strings.Join(names, ", ")+" (default: all)")
 		flags.IntVar(&f.most, "most", 100_000, "verdicts, and revocations, at the end of their axes; a million takes some minutes")
 	}

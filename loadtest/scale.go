@@ -9,19 +9,22 @@ import (
 	"strings"
 )
 
+// axes are those along which cost may grow.
+var axes = []struct {
+	name string
+	run  func(*bench, context.Context) (section, error)
+}{
+	{"issuers", (*bench).byIssuers},
+	{"callers", (*bench).byCallers},
+	{"verdicts", (*bench).byTokens},
+	{"revocations", (*bench).byRevocations},
+	{"replicas", (*bench).byReplicas},
+}
+
 // scale shows how cost grows: each axis, with all else as it is by default.
 func (b *bench) scale(ctx context.Context) ([]section, error) {
 	var all []section
-	for _, axis := range []struct {
-		name string
-		run  func(*bench, context.Context) (section, error)
-	}{
-		{"issuers", (*bench).byIssuers},
-		{"callers", (*bench).byCallers},
-		{"verdicts", (*bench).byTokens},
-		{"revocations", (*bench).byRevocations},
-		{"replicas", (*bench).byReplicas},
-	} {
+	for _, axis := range axes {
 		if !b.wanted(axis.name) {
 			continue
 		}
