@@ -44,10 +44,19 @@ type job func(context.Context, *flight) error
 // nobody's request: a caller that hangs up must not take it from the others,
 // so it has its own time limits and ends with Run at the latest.
 func (k *Keys) launch(do job) *flight {
+	return k.launchIf(func() bool { return true }, do)
+}
+
+// launchIf is launch, and nil where none is running and may says no. What may
+// spends is spent for a flight that nobody can miss: they see both or neither.
+func (k *Keys) launchIf(may func() bool, do job) *flight {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.running != nil {
 		return k.running
+	}
+	if !may() {
+		return nil
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	f := &flight{started: time.Now(), cancel: cancel, news: make(chan struct{}), done: make(chan struct{})}
@@ -256,12 +265,9 @@ func (k *Keys) await(ctx context.Context, kid, alg string, found lookup) bool {
 	default:
 		return false
 	}
-	f := k.inFlight()
+	f := k.launchIf(func() bool { return found != noSet && k.maySeek() }, k.seek(kid, alg))
 	if f == nil {
-		if found == noSet || !k.maySeek() {
-			return false
-		}
-		f = k.launch(k.seek(kid, alg))
+		return false
 	}
 	timer := time.NewTimer(maxWait)
 	defer timer.Stop()
@@ -283,7 +289,8 @@ func (k *Keys) await(ctx context.Context, kid, alg string, found lookup) bool {
 
 // seekable says whether await would wait for anything.
 func (k *Keys) seekable(kid string) bool {
-	return (k.inFlight() != nil || k.seeks().Tokens() >= 1) && !k.unknown.has(kid, time.Now())
+	// In this order: what was spent is spent for a flight that runs, or is over.
+	return (k.seeks().Tokens() >= 1 || k.inFlight() != nil) && !k.unknown.has(kid, time.Now())
 }
 
 // maySeek spends the budget of flights that unknown kids cause.

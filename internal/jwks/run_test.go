@@ -320,6 +320,32 @@ func TestUnknownKid(t *testing.T) {
 			t.Errorf("fetches after the cooldown: got %d, want 3", got)
 		}
 	})
+	in("JWT-12 whoever comes as a fetch begins waits for it", func(t *testing.T) {
+		s, k := unknownKid(t)
+		s.set(slowly(100*time.Millisecond, down))
+		for round := range 1000 { // less than max_stale, as the source is away
+			time.Sleep(time.Minute)
+			kid, begin := fmt.Sprint("random", round), make(chan struct{})
+			var waited atomic.Int32
+			var wg sync.WaitGroup
+			for range 8 {
+				wg.Go(func() {
+					<-begin
+					at := time.Now()
+					_, _ = k.Find(t.Context(), kid, "RS256", time.Now(), true)
+					if time.Since(at) > 0 {
+						waited.Add(1)
+					}
+				})
+			}
+			synctest.Wait()
+			close(begin)
+			wg.Wait()
+			if got := waited.Load(); got != 8 {
+				t.Fatalf("round %d: %d of 8 who asked about one kid at the same time waited, want all", round, got)
+			}
+		}
+	})
 	in("T8 attempts are counted, not successes", func(t *testing.T) {
 		s, k := unknownKid(t)
 		s.set(down)
