@@ -19,7 +19,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"strings"
 	"sync"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -90,9 +89,9 @@ func Decode(text []byte) (Set, error) { return DecodeInto(nil, text, nil) }
 
 // DecodeInto is Decode for those who read many: the set lies in room where it
 // fits, and is good until that or text is used again. What was in room is lost,
-// also where there is an error. Where enough says so of a member, what follows it
-// is not looked at, and the error is ErrEnough; nil never does.
-func DecodeInto(room Set, text []byte, enough func(Member) bool) (Set, error) {
+// also where there is an error. Where enough says so of a member's name and value,
+// what follows it is not looked at, and the error is ErrEnough; nil never does.
+func DecodeInto(room Set, text []byte, enough func(name []byte, value jsontext.Value) bool) (Set, error) {
 	// Fewer brackets than that can't nest so deep. What is no JSON the parser refuses.
 	if bytes.Count(text, []byte("{"))+bytes.Count(text, []byte("[")) > MaxDepth && Depth(text) > MaxDepth {
 		return nil, errDepth
@@ -109,13 +108,14 @@ const usualMembers = 16
 type reader struct {
 	text    bytes.Buffer
 	decoder jsontext.Decoder
+	names   []byte // of the members, one after the other
+	ends    []int  // of each of them
 }
 
 var readers = sync.Pool{New: func() any { return new(reader) }}
 
-func (r *reader) read(set Set, text []byte, enough func(Member) bool) (Set, error) {
-	r.text = *bytes.NewBuffer(text)
-	names := string(text) // which are parts of it: one object for all
+func (r *reader) read(set Set, text []byte, enough func([]byte, jsontext.Value) bool) (Set, error) {
+	r.text, r.names, r.ends = *bytes.NewBuffer(text), r.names[:0], r.ends[:0]
 	d := &r.decoder
 	d.Reset(&r.text)
 	if d.PeekKind() != '{' {
@@ -128,28 +128,27 @@ func (r *reader) read(set Set, text []byte, enough func(Member) bool) (Set, erro
 		set = make(Set, 0, min(1+bytes.Count(text, []byte(",")), usualMembers))
 	}
 	for d.PeekKind() != '}' {
-		name, err := d.ReadValue()
+		quoted, err := d.ReadValue()
 		if err != nil {
 			return nil, err
 		}
-		end := d.InputOffset()
-		m := Member{Name: names[end-int64(len(name)):][1 : len(name)-1]}
-		if strings.IndexByte(m.Name, '\\') >= 0 {
-			m.Name, _ = String(name)
-		}
+		name, _ := Text(quoted)
+		begin := len(r.names)
+		r.names = append(r.names, name...)
+		r.ends = append(r.ends, len(r.names))
 		value, err := d.ReadValue()
 		if err != nil {
 			return nil, err
 		}
-		end = d.InputOffset()
-		m.Value = text[end-int64(len(value)) : end : end]
+		end := d.InputOffset()
+		value = text[end-int64(len(value)) : end : end]
 		if len(set) == MaxMembers {
 			return nil, errMembers
 		}
-		if enough != nil && enough(m) {
+		if enough != nil && enough(r.names[begin:], value) {
 			return nil, ErrEnough
 		}
-		set = append(set, m)
+		set = append(set, Member{Value: value})
 	}
 	if _, err := d.ReadToken(); err != nil {
 		return nil, err
@@ -157,7 +156,9 @@ func (r *reader) read(set Set, text []byte, enough func(Member) bool) (Set, erro
 	if _, err := d.ReadToken(); err != io.EOF {
 		return nil, errTrail
 	}
-	for i := range set {
+	names, begin := string(r.names), 0 // one object for all
+	for i, end := range r.ends {
+		set[i].Name, begin = names[begin:end], end
 		if k := set[i].Value.Kind(); (k == '{' || k == '[') && bytes.ContainsAny(set[i].Value, " \t\n\r") {
 			if err := set[i].Value.Compact(); err != nil {
 				return nil, err

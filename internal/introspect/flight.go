@@ -14,6 +14,7 @@ import (
 type flights struct {
 	mu       sync.Mutex
 	underWay map[Key]*flight
+	many     atomic.Int64  // how many are
 	ended    atomic.Uint64 // how many have: changed before one is no longer under way
 }
 
@@ -54,6 +55,9 @@ func (f *flights) do(ctx context.Context, key Key, judge func() (landed, error))
 
 // has says whether a judgement of key is under way.
 func (f *flights) has(key Key) bool {
+	if f.many.Load() == 0 { // mostly, and a lock is dear where nobody else is
+		return false
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.underWay[key] != nil
@@ -71,6 +75,7 @@ func (f *flights) join(key Key) (one *flight, first bool) {
 		f.underWay = map[Key]*flight{}
 	}
 	f.underWay[key] = one
+	f.many.Add(1)
 	return one, true
 }
 
@@ -79,6 +84,7 @@ func (f *flights) make(ctx context.Context, key Key, one *flight, judge func() (
 		f.mu.Lock()
 		f.ended.Add(1)
 		delete(f.underWay, key)
+		f.many.Add(-1)
 		f.mu.Unlock()
 		close(one.done)
 	}()

@@ -378,6 +378,14 @@ func (k *Keys) AtHand(kid, alg string, at time.Time, mayFetch bool) (key *Key, o
 	return key, found != noSet
 }
 
+// Strange says that no key has to do with kid, for no algorithm and at no time, and
+// that Find would not look for one now. Where it says no, Find might know better.
+func (k *Keys) Strange(kid string) bool {
+	h := k.usable()
+	return h != nil && h.set.strange(kid) && (k.cfg.local() || !k.seekable(kid)) &&
+		k.held.Load() == h // else a flight may have brought it since
+}
+
 // Refuses tells why Find gave no key, where that is because the private half
 // of the key that kid names is public.
 func (k *Keys) Refuses(kid, alg string) bool {

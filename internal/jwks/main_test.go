@@ -226,6 +226,9 @@ func findAt(t testing.TB, k *jwks.Keys, at time.Time, kid, alg string) *jwks.Key
 	if err != nil {
 		t.Fatalf("Find(%q, %s): got error %v, want none", kid, alg, err)
 	}
+	if (key != nil || k.Refuses(kid, alg)) && k.Strange(kid) {
+		t.Errorf("Strange(%q): got that no key has to do with it, where one does for %s", kid, alg)
+	}
 	return key
 }
 

@@ -256,6 +256,9 @@ func TestUnknownKid(t *testing.T) {
 			if (key != nil) != wantKey || ok != wantOK || time.Since(at) != 0 {
 				t.Errorf("%s: got %v, %t after %v, want found %t, %t, at once", name, key, ok, time.Since(at), wantKey, wantOK)
 			}
+			if want := mayFetch && wantOK && !wantKey; k.Strange(kid) != want {
+				t.Errorf("%s: strange: got %t, want %t", name, !want, want)
+			}
 		}
 		atHand("a known kid", "old", true, true, true)
 		atHand("an unknown kid, with a fetch to spend", "new", true, false, false)
@@ -284,6 +287,14 @@ func TestUnknownKid(t *testing.T) {
 				t.Errorf("AtHand without a set, with leave %t: got %v, %t, want it not to be told", mayFetch, key, ok)
 			}
 		}
+		wantKeyless := func(name string, strange bool) {
+			if k.Strange("k") != strange {
+				t.Errorf("Strange %s: got %t, want %t", name, !strange, strange)
+			}
+		}
+		wantKeyless("without a set, with a fetch to spend", false)
+		_, _ = k.Find(t.Context(), "k", "ES256", time.Now(), true)
+		wantKeyless("without a set, with none", false)
 	})
 	in("JWT-12 a flood costs one fetch per cooldown", func(t *testing.T) {
 		s, k := unknownKid(t)
@@ -326,12 +337,15 @@ func TestUnknownKid(t *testing.T) {
 		for round := range 1000 { // less than max_stale, as the source is away
 			time.Sleep(time.Minute)
 			kid, begin := fmt.Sprint("random", round), make(chan struct{})
-			var waited atomic.Int32
+			var waited, early atomic.Int32
 			var wg sync.WaitGroup
 			for range 8 {
 				wg.Go(func() {
 					<-begin
 					at := time.Now()
+					if _, told := k.AtHand(kid, "RS256", at, true); told || k.Strange(kid) {
+						early.Add(1)
+					}
 					_, _ = k.Find(t.Context(), kid, "RS256", time.Now(), true)
 					if time.Since(at) > 0 {
 						waited.Add(1)
@@ -343,6 +357,9 @@ func TestUnknownKid(t *testing.T) {
 			wg.Wait()
 			if got := waited.Load(); got != 8 {
 				t.Fatalf("round %d: %d of 8 who asked about one kid at the same time waited, want all", round, got)
+			}
+			if got := early.Load(); got != 0 {
+				t.Fatalf("round %d: %d of 8 were told before the fetch, want none", round, got)
 			}
 		}
 	})

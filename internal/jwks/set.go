@@ -47,6 +47,7 @@ type set struct {
 	digest   [32]byte
 	skipped  map[skipReason]int
 	naming   naming
+	nameless bool                // some of the keys, which may serve any kid
 	folded   map[string][]*entry // by the folded kid, of a trust store
 	// refused are keys whose private half is public, as a set that verifies
 	// nothing; nil for none.
@@ -207,6 +208,7 @@ func newSet(entries []*entry, skipped map[skipReason]int, n naming) *set {
 				s.folded[folded] = append(s.folded[folded], e)
 			}
 		} else {
+			s.nameless = true
 			for _, a := range e.aliases {
 				s.byAlias[a] = append(s.byAlias[a], e)
 			}
@@ -337,6 +339,11 @@ func (s *set) choose(kid, alg string, kidRequired bool, now time.Time) (*entry, 
 		return e, settled
 	}
 	return nil, unknownKid
+}
+
+// strange tells that choose finds no key for kid, whatever else it is asked.
+func (s *set) strange(kid string) bool {
+	return kid != "" && s.refused == nil && !s.nameless && len(s.named(kid)) == 0
 }
 
 // named are the keys that kid names. In a trust store letters of either case

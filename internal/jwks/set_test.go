@@ -271,6 +271,34 @@ func TestKidChoosesTheKey(t *testing.T) {
 	})
 }
 
+// What is strange is told without a look at alg and time, and so only where neither
+// makes a difference.
+func TestStrangeKids(t *testing.T) {
+	a, b := rsaKey().Public(), p256Key().Public()
+	public, _ := known(t)
+	for name, row := range map[string]struct {
+		keys    []any
+		kid     string
+		strange bool
+	}{
+		"JWT-11 a kid that nobody has":                 {[]any{jwk("a", a), jwk("b", b)}, "c", true},
+		"JWT-11 one that differs by case":              {[]any{jwk("a", a)}, "A", true},
+		"JWT-11 one of the kids":                       {[]any{jwk("a", a), jwk("b", b)}, "b", false},
+		"JWT-11 none":                                  {[]any{jwk("a", a), jwk("b", b)}, "", false},
+		"JWT-11 any, where a key has no name":          {[]any{jwk("a", a), jwk("", b)}, "c", false},
+		"any, where there is a key that anyone has":    {[]any{jwk("a", a), jwk("bad", public.PublicKey)}, "c", false},
+		"the kid of a key for encryption, beside ours": {[]any{jwk("a", a), jwk("b", b).with("use", "enc")}, "b", true},
+	} {
+		k := fromFiles(t, time.Now(), jwks.File{Path: write(t, "set.json", keySet(row.keys...))})
+		if got := k.Strange(row.kid); got != row.strange {
+			t.Errorf("%s: got %t, want %t", name, got, row.strange)
+		}
+		for _, alg := range []string{"RS256", "PS512", "ES256"} {
+			find(t, k, row.kid, alg)
+		}
+	}
+}
+
 func TestKeyCarriesWhatItIs(t *testing.T) {
 	k := holding(t, keySet(jwk("a", rsaKey().Public()).with("alg", "PS384")))
 	want := jwks.Key{

@@ -3,6 +3,8 @@ package verify
 import (
 	"encoding/base64"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"introspectd/internal/claims"
 )
 
@@ -37,7 +39,7 @@ func (r *room) clear() {
 // decode reads the object in segment, as far as claims.DecodeInto has it, which is
 // good until the next is read. It is not ok if segment is not canonical base64url,
 // and an error if it is no object.
-func (r *room) decode(segment string, enough func(claims.Member) bool) (set claims.Set, ok bool, err error) {
+func (r *room) decode(segment string, enough func(name []byte, value jsontext.Value) bool) (set claims.Set, ok bool, err error) {
 	if r.text, ok = appendSegment(r.text[:0], segment); !ok {
 		return nil, false, nil
 	}

@@ -158,11 +158,19 @@ func (w *world) verdict(t *testing.T, token string) verify.Verdict {
 	// of a signature is looked at last.
 	w.verifier.Read(token, &w.reading)
 	refused, early := w.reading.Refused(), v.Step < verify.KeyFound
+	again, err := w.reading.Verify(context.Background(), now)
+	if refused && again.Step == verify.KeyFound {
+		// What follows the iss of a token by no key is not read, and may be wrong as well.
+		if err != nil || again.Reason != verify.UnknownKey || v.Active || v.Step < verify.Payload || v.Step > verify.KeyFound || v.Step == verify.KeyFound && v.Reason != verify.UnknownKey {
+			t.Errorf("read as far as its issuer: got %+v, %v, where a whole one is %+v, for %.200s", again, err, v, token)
+		}
+		return v
+	}
 	if refused && !early || early && !refused && v.Step != verify.Spelling {
 		t.Errorf("refused without a key: %t, with one at step %d, for %.200s", refused, v.Step, token)
 	}
 	// Nor is there anything of what was read before it.
-	if again, err := w.reading.Verify(context.Background(), now); err != nil || !reflect.DeepEqual(again, v) {
+	if err != nil || !reflect.DeepEqual(again, v) {
 		t.Errorf("read where others were read: got %+v, %v, want %+v, for %.200s", again, err, v, token)
 	}
 	return v
@@ -269,6 +277,38 @@ func TestAStrangersTokenIsReadAsFarAsItsIssuer(t *testing.T) {
 		v := w.verdict(t, w.a.Key("ES256").Sign(header(row.alg, w.a.Key("ES256").Kid), row.payload))
 		if v.Active || v.Reason != row.want || v.Step != row.step || v.ClaimedIssuer != row.iss || (v.Issuer != nil) != (row.iss == issA) {
 			t.Errorf("%s: got %q at step %d of %q, want %q at %d of %q", row.name, v.Reason, v.Step, v.ClaimedIssuer, row.want, row.step, row.iss)
+		}
+	}
+}
+
+// A token by a key that nobody has is not read behind its iss, and one that may be
+// by a key of ours is.
+func TestATokenByNoKeyIsReadAsFarAsItsIssuer(t *testing.T) {
+	w := newWorld(t, nil)
+	key, stranger := w.a.Key("ES256"), devissuer.NewKey("ES256")
+	past := payload("exp", "1", "iat", "1")
+	for _, row := range []struct {
+		name, kid, payload string
+		read, whole        verify.Reason
+	}{
+		{"JWT-07 by nobody's key", stranger.Kid, payload(), verify.UnknownKey, verify.UnknownKey},
+		{"JWT-20 and expired", stranger.Kid, past, verify.UnknownKey, verify.UnknownKey},
+		{"JWT-02 and no JSON behind iss", stranger.Kid, `{"iss":"` + issA + `",what`, verify.UnknownKey, verify.Malformed},
+		{"JWT-02 no JSON before iss", stranger.Kid, `{what,"iss":"` + issA + `"}`, verify.Malformed, verify.Malformed},
+		{"JWT-02 without exp", stranger.Kid, `{"iss":"` + issA + `"}`, verify.UnknownKey, verify.MissingClaim},
+		{"JWT-02 without iss", stranger.Kid, `{"sub":"alice"}`, verify.MissingClaim, verify.MissingClaim},
+		{"JWT-02 ours without exp", key.Kid, `{"iss":"` + issA + `"}`, verify.MissingClaim, verify.MissingClaim},
+		{"JWT-02 ours, no JSON behind iss", key.Kid, `{"iss":"` + issA + `",what`, verify.Malformed, verify.Malformed},
+		{"JWT-20 ours, expired", key.Kid, past, verify.NoReason, verify.Expired},
+		{"JWT-04 another issuer's kid", w.b.Key("ES256").Kid, payload(), verify.UnknownKey, verify.UnknownKey},
+	} {
+		token := key.Sign(header("ES256", row.kid), row.payload)
+		w.refused(t, row.name, token, row.whole)
+		w.verifier.Read(token, &w.reading)
+		if refused := w.reading.Refused(); refused != (row.read != verify.NoReason) {
+			t.Errorf("%s: refused as it is read: got %t", row.name, refused)
+		} else if v, err := w.reading.Verify(t.Context(), now); refused && (err != nil || v.Reason != row.read) {
+			t.Errorf("%s: as it is read: got %q, %v, want %q", row.name, v.Reason, err, row.read)
 		}
 	}
 }
