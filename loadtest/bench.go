@@ -41,13 +41,13 @@ func (f *benchFlags) parse(mode string, args []string, stderr io.Writer) error {
 	flags.IntVar(&f.rounds, "rounds", 5, "rounds, in each of which every lane has its turn")
 	flags.IntVar(&f.connections, "connections", 64, "connections, kept alive")
 	flags.IntVar(&f.tokens, "tokens", 10_000, "distinct RS256 tokens")
-	flags.Float64Var(&f.rate, "rate", 0, "requests a second, with latency from the time each was due; 0 is a closed loop (in rate: 2000)")
 	flags.StringVar(&f.binary, "binary", "", "path of an introspectd to test (default: built from this tree)")
 	flags.StringVar(&f.json, "json", "", "path of a file for the figures as JSON")
 	// A mode doesn't take what it would leave out.
 	if mode != "herd" && mode != "memory" {
 		flags.StringVar(&f.svg, "svg", "", "path of a file for the plot")
-		if mode != "flood" {
+		if mode != "flood" { // which has rates of its own
+			flags.Float64Var(&f.rate, "rate", 0, "requests a second, with latency from the time each was due; 0 is a closed loop (in rate: 2000, in soak: 1000)")
 			flags.StringVar(&f.profiles, "cpuprofile", "", "directory for a CPU profile of each introspectd lane, taken in a round of its own")
 		}
 	}

@@ -137,6 +137,13 @@ func TestThePlotIsXMLWithARowForEachLane(t *testing.T) {
 	if circles != 8 || !strings.Contains(plotted, "a &lt;lane&gt;") || strings.Contains(plotted, "NaN") {
 		t.Errorf("got %d circles in\n%s\nwant 8, and the names of lanes", circles, plotted)
 	}
+	path := filepath.Join(t.TempDir(), "plot.svg")
+	if err := (&figures{Sections: []section{{Mode: "herd"}}}).save("", path); err == nil {
+		t.Error("figures without a lane were plotted, want an error")
+	}
+	if _, err := os.Stat(path); err == nil {
+		t.Error("there is a plot of nothing")
+	}
 	if empty := plot(&figures{}); strings.Contains(empty, "NaN") || strings.Contains(empty, "Inf") {
 		t.Errorf("of nothing: got\n%s", empty)
 	}
@@ -228,7 +235,7 @@ func TestAConfigurationForgetsByBeingEdited(t *testing.T) {
 }
 
 func TestAModeRefusesWhatItWouldLeaveOut(t *testing.T) {
-	for mode, flags := range map[string][]string{"herd": {"--svg", "--cpuprofile"}, "memory": {"--svg", "--cpuprofile"}, "flood": {"--cpuprofile"}} {
+	for mode, flags := range map[string][]string{"herd": {"--svg", "--cpuprofile", "--rate"}, "memory": {"--svg", "--cpuprofile", "--rate"}, "flood": {"--cpuprofile", "--rate"}} {
 		for _, f := range flags {
 			var out, progress strings.Builder
 			// The last is refused by every mode, so that none of them starts.

@@ -162,7 +162,11 @@ func (f *figures) save(asJSON, asSVG string) error {
 		errs = append(errs, err, os.WriteFile(asJSON, append(text, '\n'), 0o600))
 	}
 	if asSVG != "" {
-		errs = append(errs, os.WriteFile(asSVG, []byte(plot(f)), 0o600))
+		err := errors.New("there is nothing to plot: what was measured has no lanes")
+		if len(f.lanes()) > 0 {
+			err = os.WriteFile(asSVG, []byte(plot(f)), 0o600)
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

@@ -19,13 +19,18 @@ const (
 // quantileColours are those of p50, p90, p99 and p99.9.
 var quantileColours = [...]struct{ name, colour string }{{"p50", "#0b6e4f"}, {"p90", "#3a86c8"}, {"p99", "#e08e0b"}, {"p99.9", "#c1121f"}}
 
+// lanes are those of all sections.
+func (f *figures) lanes() (all []*figure) {
+	for _, s := range f.Sections {
+		all = append(all, s.Figures...)
+	}
+	return all
+}
+
 // plot is an SVG image with a row for each lane: its latencies on the left, on
 // a logarithmic scale, its CPU per request on the right.
 func plot(f *figures) string {
-	var lanes []*figure
-	for _, s := range f.Sections {
-		lanes = append(lanes, s.Figures...)
-	}
+	lanes := f.lanes()
 	var out strings.Builder
 	width, height := labelWidth+2*panelWidth+panelGap+90, plotTop+rowHeight*len(lanes)+40
 	fmt.Fprintf(&out, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12">`+"\n", width, height)
