@@ -372,6 +372,17 @@ func TestNothingIsLeftOfATokenThatIsForgotten(t *testing.T) {
 		left = append(left, weak.Make(unsafe.StringData(v.Claims[len(v.Claims)-1].Name)))
 		r.Forget()
 	}
+	var more []string
+	for n := range 30 {
+		more = append(more, fmt.Sprintf("x-%d", n), "0")
+	}
+	w.verifier.Read(key.Sign(header("ES256", key.Kid, more...), payload()), &r)
+	if r.Left() < 30 {
+		t.Errorf("of a header that is longer than its payload: got %d members, want 30", r.Left())
+	}
+	if r.Forget(); r.Left() != 0 {
+		t.Errorf("%d members of a header are still there", r.Left())
+	}
 	runtime.GC()
 	for n, name := range left {
 		if name.Value() != nil {
