@@ -2,6 +2,7 @@ package listen_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
 	"introspectd/internal/listen"
 )
@@ -72,6 +76,25 @@ func ask(t *testing.T, c net.Conn, request string) {
 	t.Helper()
 	if _, err := io.WriteString(c, request); err != nil {
 		t.Fatalf("sending: %v", err)
+	}
+}
+
+// unread asks once over HTTP/2 and goes on sending, without ever reading, until the
+// connection ends or the time is over.
+func unread(t *testing.T, c net.Conn, long time.Duration) {
+	t.Helper()
+	ask(t, c, http2.ClientPreface)
+	f := http2.NewFramer(c, c)
+	var head bytes.Buffer
+	fields := hpack.NewEncoder(&head)
+	for _, field := range [][2]string{{":method", "GET"}, {":scheme", "http"}, {":authority", "a"}, {":path", "/"}} {
+		_ = fields.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]}) // to memory
+	}
+	err := errors.Join(f.WriteSettings(),
+		f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: head.Bytes(), EndHeaders: true, EndStream: true}))
+	for began := time.Now(); err == nil && time.Since(began) < long; {
+		time.Sleep(700 * time.Millisecond)
+		err = f.WriteWindowUpdate(0, 1)
 	}
 }
 
@@ -152,6 +175,13 @@ func TestDeadlines(t *testing.T) {
 		synctest.Wait()
 		if !errors.Is(failed, os.ErrDeadlineExceeded) || took != 30*time.Second {
 			t.Errorf("got %v after %v, want a deadline that has passed, after 30 s", failed, took)
+		}
+	})
+	connected(t, "answers over HTTP/2 that nobody takes", answers, func(t *testing.T, c net.Conn) {
+		began := time.Now()
+		unread(t, c, 10*time.Minute)
+		if took := time.Since(began); took < 30*time.Second || took > 31*time.Second {
+			t.Errorf("cut off after %v, want 30 s", took)
 		}
 	})
 	connected(t, "a client that goes away", func(_ http.ResponseWriter, r *http.Request) {

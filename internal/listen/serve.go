@@ -74,6 +74,9 @@ func NewServer(h http.Handler, log *slog.Logger, certificates *Certificates) *ht
 			MaxConcurrentStreams:          128,
 			MaxReceiveBufferPerStream:     128 << 10, // bodies end at 64 KiB
 			MaxReceiveBufferPerConnection: 1 << 20,
+			// WriteTimeout ends a stream, which takes a frame: whoever reads nothing
+			// would keep connection and handlers for ever.
+			WriteByteTimeout: 30 * time.Second,
 		},
 	}
 	s.Protocols.SetHTTP1(true)

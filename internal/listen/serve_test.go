@@ -173,6 +173,7 @@ func TestEveryLimitIsSet(t *testing.T) {
 		"IdleTimeout":          {s.IdleTimeout, 90 * time.Second},
 		"MaxHeaderBytes":       {s.MaxHeaderBytes, 64 << 10},
 		"MaxConcurrentStreams": {s.HTTP2.MaxConcurrentStreams, 128},
+		"WriteByteTimeout":     {s.HTTP2.WriteByteTimeout, 30 * time.Second},
 		"Protocols":            {s.Protocols.String(), "{HTTP1,HTTP2,UnencryptedHTTP2}"},
 		"TLSConfig":            {s.TLSConfig == nil, true},
 	} {
