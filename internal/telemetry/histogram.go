@@ -63,6 +63,11 @@ type histograms struct {
 func (hs *histograms) add(h metric.Float64Histogram) metric.Float64Histogram {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
+	for _, one := range hs.all {
+		if one.Float64Histogram == h {
+			return one // the SDK has one of a name, and whoever asks at each reload gets no more
+		}
+	}
 	one := &histogram{Float64Histogram: h, waiting: make([]measurement, 0, mostWaiting)}
 	hs.all = append(hs.all, one)
 	return one

@@ -114,6 +114,14 @@ func TestHistograms(t *testing.T) {
 		}
 	})
 
+	t.Run("one that is asked for again is the same", func(t *testing.T) {
+		tel, _ := started(t, config())
+		defer stop(t, tel)
+		if first, again := durations(t, tel), durations(t, tel); first != again {
+			t.Error("got another one, which would be kept as well: keys ask at each reload that touches them")
+		}
+	})
+
 	t.Run("one value allocates nothing", func(t *testing.T) {
 		tel, _ := started(t, config())
 		defer stop(t, tel)
