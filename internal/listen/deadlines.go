@@ -20,6 +20,34 @@ func (l lazyListener) Accept() (net.Conn, error) {
 	return lazy(c), nil
 }
 
+// writesListener ends connections that take nothing, for a Server that has no limit
+// of its own: grpc-go waits for ever for whoever does not read, whatever the age of
+// the connection, and goes on reading where a write has failed.
+type writesListener struct{ net.Listener }
+
+// Accept implements net.Listener.
+func (l writesListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return writesConn{c}, nil
+}
+
+type writesConn struct{ net.Conn }
+
+// Write implements net.Conn.
+func (c writesConn) Write(p []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(longestWrite)); err != nil {
+		return 0, err
+	}
+	n, err := c.Conn.Write(p)
+	if err != nil {
+		_ = c.Close()
+	}
+	return n, err
+}
+
 func lazy(c net.Conn) *lazyConn {
 	l := &lazyConn{Conn: c}
 	l.read.set, l.write.set = c.SetReadDeadline, c.SetWriteDeadline

@@ -51,6 +51,8 @@ const (
 	// lingering is how long connections may be used on after the listener
 	// closed.
 	lingering = time.Second
+	// longestWrite is how long nothing of what is written may be taken.
+	longestWrite = 30 * time.Second
 	// drainLimit is for the requests that are still being answered then.
 	drainLimit = 20 * time.Second
 )
@@ -76,7 +78,7 @@ func NewServer(h http.Handler, log *slog.Logger, certificates *Certificates) *ht
 			MaxReceiveBufferPerConnection: 1 << 20,
 			// WriteTimeout ends a stream, which takes a frame: whoever reads nothing
 			// would keep connection and handlers for ever.
-			WriteByteTimeout: 30 * time.Second,
+			WriteByteTimeout: longestWrite,
 		},
 	}
 	s.Protocols.SetHTTP1(true)
@@ -172,7 +174,7 @@ func (r Running) serve() error {
 	case ok:
 		return s.Serve(lazyListener{r.Listener})
 	}
-	return r.Server.Serve(r.Listener)
+	return r.Server.Serve(writesListener{lazyListener{r.Listener}})
 }
 
 // drain is what the servers of one Serve share.
