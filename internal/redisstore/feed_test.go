@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -615,6 +616,67 @@ func TestFeedIsJoinedOnlyWhenAllIsWrittenBack(t *testing.T) {
 	if !c.knows("alice") {
 		t.Errorf("REV-01: a replica took what was left for the whole:\n%s", c.log.String())
 	}
+}
+
+// A scan shows what is put there meanwhile, or doesn't: the mark alone, say.
+func TestFeedIsNotJoinedOnAMarkThatCameWhileTheSetWasRead(t *testing.T) {
+	_, cfg, client := standalone(t)
+	a := join(t, joining{cfg: cfg})
+	a.current()
+	const records = 3000
+	for n := range records {
+		a.revoke(fmt.Sprint("s", n))
+	}
+	a.stop()
+	// As it is while it is written back: a half is there, and no mark yet.
+	client.ZRemRangeByScore(t.Context(), feedSet, "+inf", "+inf")
+	all := members(t, client)
+	h := newHalt()
+	var back []redis.Z
+	for _, m := range all[:records/2] {
+		back = append(back, redis.Z{Score: client.ZScore(t.Context(), feedSet, m).Val(), Member: m})
+	}
+	client.ZRem(t.Context(), feedSet, anys(all[:records/2])...)
+	// One mark is seen by half of all scans, so many by each.
+	box, err := seal.New(cfg.Prefix, sealKey(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 40 {
+		mark := box.Seal(seal.Revocation, feedSet, make([]byte, 16+8))
+		back = append(back, redis.Z{Score: math.Inf(1), Member: string(mark)})
+	}
+	scans := 0
+	b := join(t, joining{cfg: cfg, hook: between{after: func(all []redis.Cmder) {
+		if all[0].Name() != "zscan" {
+			return
+		}
+		if scans++; scans == 2 {
+			h.stand()
+		}
+	}}})
+	h.meanwhile(t, func() {
+		if err := client.ZAdd(t.Context(), feedSet, back...).Err(); err != nil {
+			t.Error(err)
+		}
+	})
+	eventually(t, 30*time.Second, "the list is complete\n"+b.log.String(), func() bool { return b.State().Complete })
+	missing := 0
+	for n := range records {
+		if !b.knows(fmt.Sprint("s", n)) {
+			missing++
+		}
+	}
+	if missing > 0 {
+		t.Errorf("REV-01: a list that lacks %d revocations counts as complete", missing)
+	}
+}
+
+func anys(texts []string) (all []any) {
+	for _, text := range texts {
+		all = append(all, text)
+	}
+	return all
 }
 
 // Others may take long to put back a large list, and live as long as they say so.

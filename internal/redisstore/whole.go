@@ -39,8 +39,14 @@ func (w *follower) whole(ctx context.Context) error {
 // one in at the same step: at any time one is there.
 func (w *follower) readSet(ctx context.Context) (map[[16]byte]uint64, error) {
 	w.read = time.Now()
+	// A scan may pass over what is put there meanwhile, and still come to the mark
+	// that was put behind it: only one that was there before says anything.
+	marks, err := w.client.ZCount(ctx, w.set, "+inf", "+inf").Result()
+	if err != nil {
+		return nil, err
+	}
 	found, twice := map[[16]byte]uint64{}, map[[16]byte][]string{}
-	err := w.scan(ctx, func(p redis.Pipeliner, body string, score float64) {
+	err = w.scan(ctx, func(p redis.Pipeliner, body string, score float64) {
 		if math.IsInf(score, 1) && foreign(w.store.box.Check([]byte(body))) {
 			return // another fleet's mark
 		}
@@ -76,7 +82,8 @@ func (w *follower) readSet(ctx context.Context) (map[[16]byte]uint64, error) {
 			found[name] = other
 		}
 	})
-	_, w.marked = found[mark]
+	_, there := found[mark]
+	w.marked = there && marks > 0
 	if err == nil && len(twice) > 0 {
 		err = w.unite(ctx, twice)
 	}
