@@ -13,6 +13,7 @@ import (
 var (
 	errEmpty   = errors.New("redis has no list, and revocation.require_existing forbids to begin one")
 	errLost    = errors.New("redis has lost its list, and other replicas are about to write it back")
+	errEarly   = errors.New("redis has no list, and it is too early to tell whether other replicas have one")
 	errForeign = errors.New("redis has no whole list, and revocations that can't be read here")
 )
 
@@ -48,7 +49,11 @@ func (w *follower) begin(ctx context.Context) error {
 			// To adopt it would call whole what nobody here can read, and mark it so.
 			return errForeign
 		}
-		if w.waiting.others(w.newest(tail), w.pace().MaxDelay) {
+		newest := w.newest(tail)
+		if w.waiting.others(newest, w.pace().MaxDelay) {
+			if newest == "" {
+				return errEarly
+			}
 			return errLost
 		}
 		if err := w.adopt(ctx, len(found)); err != nil {
@@ -81,17 +86,20 @@ type wait struct {
 // not complete, and revocation.on_outage decides; what would be adopted instead
 // may lack what others hold.
 func (w *wait) others(newest string, maxDelay time.Duration) bool {
-	if newest == "" {
-		return false
-	}
 	now := time.Now()
 	if w.since.IsZero() {
-		w.since = now
+		w.since, w.moved = now, now
 	}
 	if newest != w.newest {
 		w.newest, w.moved = newest, now
 	}
-	return now.Sub(w.moved) < max(silentFor, 2*maxDelay) && now.Sub(w.since) < waitFor
+	silence := max(silentFor, 2*maxDelay)
+	if newest == "" {
+		// Redis has just come back empty, to others as well. They write a heartbeat
+		// every half of max_delay.
+		silence = maxDelay
+	}
+	return now.Sub(w.moved) < silence && now.Sub(w.since) < waitFor
 }
 
 // adopt takes a set that is not known to be whole for the list, where nobody is

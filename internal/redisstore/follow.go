@@ -138,7 +138,7 @@ func (w *follower) conclude(ctx context.Context, err error) {
 		w.limit = w.store.cfg.Timeout
 	}
 	switch {
-	case ctx.Err() != nil:
+	case ctx.Err() != nil, errors.Is(err, errEarly): // nothing is wrong, or not yet
 	case err != nil:
 		w.doubt = true
 		if !w.failing {
