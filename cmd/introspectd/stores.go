@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"go.opentelemetry.io/otel/metric"
 
@@ -112,7 +111,7 @@ func (s *stores) openRevocations(cfg revoke.Config, meter metric.Meter) (err err
 		o.Shared = s.feed
 	}
 	if s.file != nil {
-		o.File = s.file.Records()
+		o.File, o.Replaced = s.file.Records(), s.file.Replaced
 	}
 	if s.revocations, err = revoke.New(o); err != nil || s.file == nil {
 		return err
@@ -169,29 +168,7 @@ func (s *stores) run(ctx context.Context, pace func() redisstore.Pace) {
 		all.Go(func() { s.redis.Run(ctx) })
 		all.Go(func() { s.feed.Run(ctx, s.revocations, pace) })
 	}
-	if s.file != nil {
-		all.Go(func() { s.rewrite(ctx) })
-	}
 	all.Wait()
-}
-
-// rewrite writes all revocations to a file that took the place of a damaged
-// one.
-func (s *stores) rewrite(ctx context.Context) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	seen := s.file.Replaced()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if now := s.file.Replaced(); now != seen {
-			seen = now
-			s.revocations.Resave()
-		}
-	}
 }
 
 // close gives everything back; what is asked afterwards is an error.

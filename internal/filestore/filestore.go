@@ -58,6 +58,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -102,8 +103,9 @@ type Store struct {
 	db     *bolt.DB
 	file   *os.File
 	failed error // set when there is no file to use
-	// replaced counts the files that took the place of another.
-	replaced int
+	// replaced counts the files that took the place of another; it is read while a
+	// disk hangs.
+	replaced atomic.Int64
 }
 
 // Open opens the file at path, and makes it, with mode 0600, if it is not
@@ -133,16 +135,12 @@ func (s *Store) replace(d damage) {
 		return
 	}
 	s.db, s.file, s.failed = open(s.path, s.log)
-	s.replaced++
+	s.replaced.Add(1)
 }
 
 // Replaced is how often another file took the place of one that was damaged or
 // had lost its name: whoever holds what was in it may write it again.
-func (s *Store) Replaced() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.replaced
-}
+func (s *Store) Replaced() int { return int(s.replaced.Load()) }
 
 // SetAside lists the damaged files that lie beside ours now, in this process's
 // life or before it.

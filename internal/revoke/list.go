@@ -97,6 +97,9 @@ type Options struct {
 	Shared Store
 	// File keeps the list over a restart; nil for none.
 	File Store
+	// Replaced is how often File was replaced by one that may lack what was written;
+	// nil means never.
+	Replaced func() int
 	// Dropped, when set, is called after a record of DroppedKey was added.
 	Dropped func()
 	Log     *slog.Logger
@@ -108,6 +111,7 @@ type Options struct {
 // List is all revocations. It is safe for concurrent use.
 type List struct {
 	shared, file Store
+	replaced     func() int
 	dropped      func()
 	log          *slog.Logger
 	now          func() time.Time
@@ -126,6 +130,7 @@ type List struct {
 	unsaved chan struct{}   // wakes Run: there is something for File
 	pending map[Name]uint64 // under mu: not yet in File, and when that was noted
 	notes   uint64          // under mu: how often something was
+	renewed int             // by Run alone: how often the file was, when all was last noted for it
 	metrics metrics
 }
 
@@ -133,7 +138,7 @@ type List struct {
 // Incomplete says otherwise; with one it is not until Current was called.
 func New(o Options) (*List, error) {
 	l := &List{
-		shared: o.Shared, file: o.File, dropped: o.Dropped, log: o.Log, now: o.Now,
+		shared: o.Shared, file: o.File, replaced: o.Replaced, dropped: o.Dropped, log: o.Log, now: o.Now,
 		index: newIndex(), start: time.Now(), unsaved: make(chan struct{}, 1), pending: map[Name]uint64{},
 	}
 	if l.now == nil {
@@ -142,6 +147,10 @@ func New(o Options) (*List, error) {
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}
+	if l.replaced == nil {
+		l.replaced = func() int { return 0 }
+	}
+	l.renewed = l.replaced()
 	l.Configure(o.Config)
 	if o.Shared == nil {
 		l.Complete()

@@ -151,6 +151,7 @@ func (l *List) Run(ctx context.Context) {
 		case <-ctx.Done():
 		case <-tick.C:
 			row = l.sweep(row)
+			l.renew() // first: of a file that lacks records no age is told
 			if failing {
 				failing = !l.save(ctx)
 			}
@@ -163,10 +164,24 @@ func (l *List) Run(ctx context.Context) {
 	}
 	last, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer stop()
-	l.save(last)
-	if l.shared != nil {
-		l.noteAge(last)
+	l.renew()
+	for again := true; again; again = l.renew() { // that it was replaced may be found out just now
+		l.save(last)
+		if l.shared != nil {
+			l.noteAge(last)
+		}
 	}
+}
+
+// renew has all records written to the file again, if it was replaced.
+func (l *List) renew() bool {
+	now := l.replaced()
+	if now == l.renewed {
+		return false
+	}
+	l.renewed = now
+	l.Resave()
+	return true
 }
 
 func (l *List) sweep(from int32) int32 {
