@@ -591,6 +591,50 @@ func TestFeedThatLostWhatWasNotYetReadIsNotCurrent(t *testing.T) {
 	b.current()
 }
 
+// The stream was empty when the list was begun, and by the first look at it more
+// had come than it keeps.
+func TestFeedThatWasTrimmedBeforeItsFirstReadingIsNotCurrent(t *testing.T) {
+	_, cfg, client := standalone(t)
+	a := join(t, joining{cfg: cfg})
+	a.current()
+	a.stop()
+	client.Del(t.Context(), feedStream)
+	box, err := seal.New(cfg.Prefix, sealKey(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, stood := newHalt(), false
+	b := join(t, joining{cfg: cfg, hook: between{before: func(all []redis.Cmder) {
+		if slices.ContainsFunc(all, func(c redis.Cmder) bool { return c.Name() == "xread" }) && !stood {
+			stood = true
+			h.stand()
+		}
+	}}})
+	h.meanwhile(t, func() {
+		if _, err := a.List.Add(t.Context(), subject("alice")); err == nil {
+			t.Error("it was appended by a replica that has ended")
+		}
+		a.appendAgain(cfg, sealKey(1))
+		beat := string(box.Seal(seal.Heartbeat, feedStream, make([]byte, 34)))
+		for range 26 {
+			if _, err := client.Pipelined(t.Context(), func(p redis.Pipeliner) error {
+				for range 1000 {
+					p.XAdd(t.Context(), &redis.XAddArgs{
+						Stream: feedStream, MaxLen: 20_000, Approx: true, Values: []any{"kind", "heartbeat", "from", "another", "body", beat},
+					})
+				}
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	eventually(t, 30*time.Second, "the list is complete", func() bool { return b.State().Complete })
+	if !b.knows("alice") {
+		t.Error("REV-01: a list that lacks a revocation counts as complete")
+	}
+}
+
 // A list that takes long to read is written back without delay all the same.
 func TestFeedIsJoinedOnlyWhenAllIsWrittenBack(t *testing.T) {
 	t.Parallel()

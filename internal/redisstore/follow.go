@@ -213,6 +213,10 @@ func (w *follower) poll(ctx context.Context) error {
 			// What XREAD shows may have a gap before it: it was trimmed, or flushed.
 			w.doubt = true
 		}
+		if here == nil && len(read) > 0 && len(read[0].Messages) == pageSize {
+			// It was read from its beginning, and is so long that this may be gone.
+			w.doubt = true
+		}
 		messages := 0
 		for _, s := range read {
 			for _, m := range s.Messages {
