@@ -116,15 +116,18 @@ type Store struct {
 func Open(path string, o Options) (*Store, error) {
 	s := &Store{path: path, log: o.Log, options: o}
 	s.records = Records{store: s, writing: make(chan struct{}, 1), waiting: make(chan *appended, mostTogether)}
-	if s.db, s.file, s.failed = open(path, o.Log); s.failed != nil {
-		if d, damaged := errors.AsType[damage](s.failed); damaged {
-			s.replace(d)
-		}
-	}
-	if s.failed != nil {
+	if s.open(); s.failed != nil {
 		return nil, s.failed
 	}
 	return s, nil
+}
+
+// open opens the file, or an empty one where it is damaged.
+func (s *Store) open() {
+	s.db, s.file, s.failed = open(s.path, s.log)
+	if d, damaged := errors.AsType[damage](s.failed); damaged {
+		s.replace(d)
+	}
 }
 
 // replace sets a damaged file aside, if it still has its name, and goes on with
@@ -265,10 +268,16 @@ func (s *Store) Close() error {
 }
 
 // do runs work on the database, alone. Where that finds the file damaged it has
-// failed, and an empty file is there for the next.
+// failed, and an empty file is there for the next; where there could be none, that
+// is tried again.
 func (s *Store) do(work func(*bolt.DB) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.failed != nil && !errors.Is(s.failed, errClosed) {
+		if s.open(); s.failed == nil {
+			s.replaced.Add(1)
+		}
+	}
 	if s.failed != nil {
 		return s.failed
 	}

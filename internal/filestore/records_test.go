@@ -470,6 +470,17 @@ func TestNothingIsWrittenToAFileThatLostItsName(t *testing.T) {
 				t.Error("Append: got no error, want one")
 			}
 		}
+		// A volume that was away for a moment, say.
+		must(t, os.Mkdir(filepath.Dir(path), 0o700))
+		replaced := s.Replaced()
+		appendRecord(t, s, 1, "one", inAnHour())
+		if s.Replaced() == replaced {
+			t.Error("another file took the place of one that was lost, and nobody is told")
+		}
+		closed(t, s)
+		if got, err := recordsOf(t, open(t, path, t.Output())); err != nil || got[1] != "one" {
+			t.Errorf("after a restart: %v, %v", got, err)
+		}
 	})
 }
 
