@@ -255,6 +255,25 @@ func TestDiscoveryIsReliedOnForAnHour(t *testing.T) {
 		wantKeyFetching(t, k, "new", "ES256", true)
 		wantKey(t, k, "old", "EdDSA", nil)
 	})
+	in(t, "MET-03 so does one that waited for a fetch which did not ask", func(t *testing.T) {
+		s := &source{}
+		move, _ := moving(s)
+		answer := s.answer
+		s.set(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Path == "/a" {
+				time.Sleep(100 * time.Millisecond)
+			}
+			return answer(r)
+		})
+		k := fromSource(t, s, byDiscovery, func(c *jwks.Config, _ *jwks.Options) { c.Refresh = 10 * time.Second })
+		run(t, k)
+		synctest.Wait()
+		move()
+		for before := s.fetches(); s.fetches() < before+1; { // until the next one begins
+			time.Sleep(time.Millisecond)
+		}
+		wantKeyFetching(t, k, "new", "ES256", true)
+	})
 	in(t, "MET-03 a kid that the address brings does not", func(t *testing.T) {
 		s := &source{}
 		_, visits := moving(s)

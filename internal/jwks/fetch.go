@@ -87,7 +87,7 @@ func (k *Keys) fetch(ctx context.Context, f *flight) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
 	began := k.begin()
-	f.fetched = true
+	f.fetched, f.asked = true, began.read
 	var label result
 	defer func() {
 		// A panic in this goroutine would end the process, and what is parsed

@@ -106,6 +106,25 @@ func (f *fleet) change(do func(*fleet)) {
 	do(f)
 }
 
+// takenFleet is one in which another replica always has the claim to renew the
+// set, which takes a moment to tell; left is sent to as it is asked for.
+type takenFleet struct {
+	*fleet
+	left chan struct{}
+}
+
+func (f takenFleet) Claim(name string, lifetime time.Duration) (bool, error) {
+	if !strings.HasPrefix(name, "fetch/") {
+		return f.fleet.Claim(name, lifetime)
+	}
+	select {
+	case f.left <- struct{}{}:
+	default:
+	}
+	time.Sleep(100 * time.Millisecond)
+	return false, nil
+}
+
 func failing(f *fleet) { f.err = errors.New("connection refused") }
 
 // hanging makes f hang for longer than a test looks.
@@ -857,6 +876,19 @@ func TestUnknownKidInAFleet(t *testing.T) {
 		}
 		if got := f.count(looks) - before; got > 5 { // only to see that the fleet has the set
 			t.Errorf("looks: got %d, want none for the kid", got)
+		}
+	})
+	in(t, "K9 a flight that leaves the fetch to another replica tells nothing of a kid", func(t *testing.T) {
+		left := make(chan struct{})
+		s := &source{answer: ok(keySet(old))}
+		k := fromSource(t, s, func(_ *jwks.Config, o *jwks.Options) { o.Fleet = takenFleet{&fleet{}, left} })
+		run(t, k)
+		synctest.Wait()
+		s.set(ok(rotated))
+		<-left
+		wantKeyFetching(t, k, "new", "ES256", true)
+		if got := s.fetches(); got != 2 {
+			t.Errorf("fetches: got %d, want 2", got)
 		}
 	})
 	in(t, "JWT-20 without leave nothing is looked for", func(t *testing.T) {

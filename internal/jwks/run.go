@@ -31,8 +31,9 @@ type flight struct {
 	cancel  context.CancelFunc
 	news    chan struct{} // closed when a set came from the fleet and more is to be done
 	done    chan struct{}
-	fetched bool // the source was asked; if without err, what it did not bring is unknown to it
-	located bool // so was discovery
+	fetched bool      // the source was asked; if without err, what it did not bring is unknown to it
+	asked   time.Time // and when, the last time
+	located bool      // so was discovery
 	leaves  leavings
 	err     error
 }
@@ -254,7 +255,8 @@ func (k *Keys) Refresh(ctx context.Context) error {
 // one when none is running, a set is there to be refreshed and seeking is
 // allowed. Attempts are counted, not successes: whoever sends random kids can
 // spend the budget, which is why Run does not share it. It reports whether a
-// fetch ended well and so proved what it did not bring to be unknown.
+// fetch that began since ended well and so proved what it did not bring to be
+// unknown.
 func (k *Keys) await(ctx context.Context, kid, alg string, found lookup) bool {
 	if found == unknownKid && k.unknown.has(kid, time.Now()) {
 		return false
@@ -265,21 +267,37 @@ func (k *Keys) await(ctx context.Context, kid, alg string, found lookup) bool {
 	default:
 		return false
 	}
-	f := k.launchIf(func() bool { return found != noSet && k.maySeek() }, k.seek(kid, alg))
-	if f == nil {
-		return false
-	}
 	timer := time.NewTimer(maxWait)
 	defer timer.Stop()
+	for came, ours := time.Now(), false; !ours; {
+		f := k.launchIf(func() bool { ours = found != noSet && k.maySeek(); return ours }, k.seek(kid, alg))
+		if f == nil || !k.landed(ctx, f, timer.C, kid, alg) || f.err != nil {
+			return false
+		}
+		if f.fetched && !f.asked.Before(came) && (f.located || k.source != sourceDiscover) {
+			return true
+		}
+		// It was under way when we came, for another reason: the source may have
+		// been asked before there was such a key, elsewhere, or not at all.
+		if _, found = k.look(kid, alg, k.now()); found != unknownKid {
+			return false
+		}
+	}
+	return false
+}
+
+// landed waits for the end of f until limit or ctx is over, or the fleet brought
+// what settles kid, and tells whether it has come.
+func (k *Keys) landed(ctx context.Context, f *flight, limit <-chan time.Time, kid, alg string) bool {
 	for news := f.news; ; news = nil {
 		select {
 		case <-f.done:
-			return f.fetched && f.err == nil
+			return true
 		case <-news:
 			if _, found := k.look(kid, alg, k.now()); found == settled {
 				return false
 			}
-		case <-timer.C:
+		case <-limit:
 			return false
 		case <-ctx.Done():
 			return false

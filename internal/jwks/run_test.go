@@ -363,6 +363,30 @@ func TestUnknownKid(t *testing.T) {
 			}
 		}
 	})
+	in("K9 a fetch that began before there was a key tells nothing of it", func(t *testing.T) {
+		s, k := unknownKid(t)
+		s.set(slowly(500*time.Millisecond, s.answer))
+		go func() { _ = k.Refresh(context.Background()) }()
+		time.Sleep(100 * time.Millisecond)
+		s.set(ok(rotated))
+		wantKeyFetching(t, k, "new", "ES256", true)
+		wantKeyFetching(t, k, "random", "ES256", false)
+		if got := s.fetches(); got != 3 {
+			t.Errorf("fetches: got %d, want 3", got)
+		}
+	})
+	in("K9 JWT-12 nor does it without one to spend, and that is not remembered", func(t *testing.T) {
+		s, k := unknownKid(t)
+		wantKeyFetching(t, k, "random", "ES256", false)
+		time.Sleep(29 * time.Second)
+		s.set(slowly(900*time.Millisecond, s.answer))
+		go func() { _ = k.Refresh(context.Background()) }()
+		time.Sleep(100 * time.Millisecond)
+		s.set(ok(rotated))
+		wantKeyFetching(t, k, "new", "ES256", false)
+		time.Sleep(100 * time.Millisecond)
+		wantKeyFetching(t, k, "new", "ES256", true)
+	})
 	in("T8 attempts are counted, not successes", func(t *testing.T) {
 		s, k := unknownKid(t)
 		s.set(down)
