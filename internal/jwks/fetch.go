@@ -236,6 +236,9 @@ func (k *Keys) replace(next held, known saved, body [32]byte) (changed bool, err
 	next.set = s
 	k.held.Store(&next)
 	k.memory.known, k.memory.body = known, body
+	if old != nil && next.due.Before(old.due) {
+		k.wake() // Run may wait for the later of them
+	}
 	if next.from != fromState {
 		k.keep(!same)
 	}

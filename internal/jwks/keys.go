@@ -200,7 +200,7 @@ type Keys struct {
 	looks   *rate.Limiter // of their looks at the fleet
 	places  chan struct{}
 	unknown unknownKids
-	woken   chan struct{} // tells Run that the set is due at once
+	woken   chan struct{} // tells Run that the set is due earlier, or at once
 
 	mu      sync.Mutex
 	running *flight

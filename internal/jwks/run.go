@@ -200,6 +200,14 @@ func (k *Keys) untilDue() time.Duration {
 	return again*3/4 + rand.N(again/2)
 }
 
+// wake has Run look again at when the set is due.
+func (k *Keys) wake() {
+	select {
+	case k.woken <- struct{}{}:
+	default:
+	}
+}
+
 // doubt makes the present set due at once.
 func (k *Keys) doubt() {
 	k.changing.Lock()

@@ -65,6 +65,27 @@ func TestScheduleFollowsTheSource(t *testing.T) {
 	}
 }
 
+// A set that Run did not fetch itself may be due before the one that it waits for.
+func TestScheduleFollowsWhatOthersFetched(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := jwk("a", rsaKey().Public()), jwk("b", p256Key().Public())
+		s := &source{answer: ok(keySet(a, b))}
+		k := fromSource(t, s)
+		run(t, k)
+		time.Sleep(time.Minute)
+		s.set(ok(keySet(a, b), "Cache-Control", "max-age=30"))
+		if err := k.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s.set(ok(keySet(b)))
+		time.Sleep(31 * time.Second)
+		wantKey(t, k, "a", "RS256", nil)
+		if got := s.fetches(); got != 3 {
+			t.Errorf("fetches: got %d, want 3", got)
+		}
+	})
+}
+
 func TestFailingSourceIsAskedAgainWithin10s(t *testing.T) {
 	for _, row := range []struct {
 		name   string

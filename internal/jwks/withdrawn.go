@@ -15,10 +15,7 @@ func (k *Keys) Prune() {
 		return
 	}
 	k.launch(k.renew)
-	select {
-	case k.woken <- struct{}{}:
-	default:
-	}
+	k.wake()
 }
 
 // prune reports whether it took anything out.
