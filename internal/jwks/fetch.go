@@ -233,7 +233,7 @@ func (k *Keys) replace(next held, known saved, body [32]byte) (changed bool, err
 	if k.saveAs == "" {
 		known.Body = nil
 	}
-	next.set = s
+	next.set, next.left = s, n
 	k.held.Store(&next)
 	k.memory.known, k.memory.body = known, body
 	if old != nil && next.due.Before(old.due) {

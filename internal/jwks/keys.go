@@ -231,6 +231,9 @@ type held struct {
 	// unconfirmed says that the source is to be asked at once, whatever the
 	// fleet says: it has not answered since Run began or since Prune.
 	unconfirmed bool
+	// left is how many keys were left out of it as withdrawn, before Prune was
+	// told of that.
+	left int
 }
 
 // origin is who handed us a set.

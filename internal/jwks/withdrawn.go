@@ -30,6 +30,9 @@ func (k *Keys) prune() bool {
 		return false
 	}
 	s, n := k.remaining(h)
+	if !h.unconfirmed {
+		n += h.left
+	}
 	if n == 0 {
 		return false
 	}
@@ -37,7 +40,7 @@ func (k *Keys) prune() bool {
 	// An answer that is "unchanged" would keep them away for ever.
 	k.memory.known.ETag, k.memory.body = "", [32]byte{}
 	pruned := *h
-	pruned.set, pruned.unconfirmed = s, true
+	pruned.set, pruned.unconfirmed, pruned.left = s, true, 0
 	if len(s.entries) == 0 {
 		k.held.Store(nil)
 	} else {

@@ -219,6 +219,25 @@ func TestIssuerMayBringAWithdrawnKeyBack(t *testing.T) {
 			t.Errorf("fetches: got %d, want 3", got)
 		}
 	})
+	in(t, "R15 nor does one that came between the withdrawal and Prune", func(t *testing.T) {
+		s, d, k, print := withdrawalScene(t)
+		s.set(slowly(2*time.Second, ok(keySet(a, b))))
+		go func() { _ = k.Refresh(context.Background()) }()
+		synctest.Wait()
+		time.Sleep(time.Second)
+		d.drop(print)
+		time.Sleep(1500 * time.Millisecond)
+		wantKey(t, k, "a", "RS256", nil)
+		s.set(ok(keySet(a, b)))
+		k.Prune() // the issuer is asked at once, as if the answer had come before
+		synctest.Wait()
+		wantKey(t, k, "a", "RS256", rsaKey().Public())
+		k.Prune() // but not again
+		synctest.Wait()
+		if got := s.fetches(); got != 3 {
+			t.Errorf("fetches: got %d, want 3", got)
+		}
+	})
 	in(t, "R15 nor does a 304 that was", func(t *testing.T) {
 		for _, all := range []bool{false, true} {
 			var log bytes.Buffer
