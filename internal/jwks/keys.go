@@ -410,7 +410,10 @@ func (k *Keys) look(kid, alg string, at time.Time) (*Key, lookup) {
 	// since the choice is not found, and one cannot stand in for another,
 	// because the slot's id is the key's thumbprint.
 	public, err := k.resolve.Keyfunc(e.question(alg))
-	if err != nil {
+	switch {
+	case err != nil && k.held.Load() != h:
+		return k.look(kid, alg, at) // by the set that is there instead, if any is
+	case err != nil:
 		return nil, settled
 	}
 	key := e.key

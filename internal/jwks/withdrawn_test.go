@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -160,6 +161,46 @@ func TestWithdrawnKeyIsGoneAtOnce(t *testing.T) {
 			t.Error("Thumbprints: got some, want none")
 		}
 	})
+}
+
+// Who asks as the last key goes away is told of the key, or that there is none at
+// hand, and never that the issuer has no such key.
+func TestWithdrawnKeyIsNotUnknownMeanwhile(t *testing.T) {
+	var d drops
+	k := fromSource(t, &source{answer: ok(keySet(jwk("k", p256Key().Public())))}, d.with())
+	defer stopped(t, k)
+	var asked sync.WaitGroup
+	var over atomic.Bool
+	var unknown atomic.Int32
+	asked.Go(func() {
+		for !over.Load() {
+			if key, err := k.Find(t.Context(), "k", "ES256", time.Now(), false); key == nil && err == nil {
+				unknown.Add(1)
+			}
+		}
+	})
+	for range 10000 {
+		if err := k.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range k.Thumbprints() {
+			d.drop(p)
+		}
+		k.Prune()
+	}
+	over.Store(true)
+	asked.Wait()
+	if got := unknown.Load(); got != 0 {
+		t.Errorf("told %d times that there is no such key, want never", got)
+	}
+}
+
+// stopped ends what k does in the background.
+func stopped(t *testing.T, k *jwks.Keys) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	k.Run(ctx)
 }
 
 // The issuer is the authority: what it answers after the withdrawal holds.
