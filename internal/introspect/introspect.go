@@ -291,9 +291,9 @@ func (in *Introspector) judge(ctx context.Context, token string, key Key, w way,
 		defer in.forget(reading)
 	}
 	l, err := in.verify(ctx, token, key, w, reading, in.now())
-	if a := l.answer; err == nil && a.Active() && !a.issuer.holds(a.entry, in.now()) {
-		// Its time or its key was over before its turn came, or the keys did, and
-		// some who get this answer asked after that.
+	if a := l.answer; err == nil && a.entry != nil && a.issuer.outdated(a.entry, in.now()) {
+		// Its time or its key was over before its turn came, or the keys did, or what
+		// it is refused for has passed, and some who get this answer asked after that.
 		in.verifier.Read(token, reading)
 		return in.verify(ctx, token, key, w, reading, in.now())
 	}
@@ -360,6 +360,7 @@ func (in *Introspector) answer(ctx context.Context, token string, v verify.Verdi
 	until := now.Add(in.limits.InactiveTTL)
 	if v.Reason == verify.NotYetValid {
 		until = earliest(until, i.verify.Begins(v.NotBefore, v.IssuedAt))
+		e.expires, e.notBefore, e.issuedAt = v.Expires, v.NotBefore, v.IssuedAt
 	}
 	e.bound = v.Key.Set
 	e.until = until.Unix()
@@ -426,6 +427,12 @@ func (i *issuer) holds(e entry, now time.Time) bool {
 	}
 	_, current := i.verify.Current(e.expires(), e.notBefore(), e.issuedAt(), now)
 	return current && keys.Holds(e.bound(), string(e.alg()))
+}
+
+// outdated says whether an entry of i that was just made would be another by now.
+func (i *issuer) outdated(e entry, now time.Time) bool {
+	reason, _ := i.verify.Current(e.expires(), e.notBefore(), e.issuedAt(), now)
+	return !i.holds(e, now) || e.reason() == verify.NotYetValid && reason != verify.NotYetValid
 }
 
 // digest is what token is remembered under, and what its flight is called: a

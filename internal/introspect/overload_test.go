@@ -158,6 +158,65 @@ func TestAnAnswerIsOfWhenItIsGiven(t *testing.T) {
 	}
 }
 
+// Nor is a refusal of before, where what it was for has passed.
+func TestARefusalIsOfWhenItIsGiven(t *testing.T) {
+	for _, row := range []struct {
+		name      string
+		token     func(*fixture, *devissuer.Key) string
+		meanwhile func(f *fixture, old, next *devissuer.Key)
+		want      verify.Reason
+	}{
+		{
+			"JWT-15 nothing happens", (*fixture).by,
+			func(*fixture, *devissuer.Key, *devissuer.Key) {}, verify.BadSignature,
+		},
+		{
+			"JWT-15 its key is published", (*fixture).by,
+			func(f *fixture, old, next *devissuer.Key) { f.replace(old, next) }, verify.NoReason,
+		},
+		{
+			"JWT-15 another key is", (*fixture).by,
+			func(f *fixture, _, _ *devissuer.Key) { f.idp.AddKey(devissuer.NewKey("ES256")); f.refresh() }, verify.BadSignature,
+		},
+		{
+			"INT-26 its nbf comes", func(f *fixture, _ *devissuer.Key) string {
+				key := f.idp.Key("ES512")
+				return key.Sign(fmt.Sprintf(`{"alg":"ES512","kid":%q}`, key.Kid), f.payload(fmt.Sprintf(`"nbf":%d`, start.Unix()+31)))
+			},
+			func(f *fixture, _, _ *devissuer.Key) { f.now.Add(1) }, verify.NoReason,
+		},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f, _, end := busy(t)
+				old, next := f.idp.Key("ES512"), devissuer.NewKey("ES512")
+				next.Kid = old.Kid
+				token := row.token(f, next)
+				in := f.introspector(f.online)
+				f.refresh()
+				answers := make(chan introspect.Answer, 2)
+				ask := func() { answers <- f.judge(in, token) }
+				go ask()
+				synctest.Wait()
+				row.meanwhile(f, old, next)
+				go ask()
+				synctest.Wait()
+				end()
+				for range cap(answers) {
+					if a := <-answers; a.Reason() != row.want || a.Active() != (row.want == verify.NoReason) {
+						t.Errorf("got active %t %q, want %q", a.Active(), a.Reason(), row.want)
+					}
+				}
+			})
+		})
+	}
+}
+
+// by is a token that key signed.
+func (f *fixture) by(key *devissuer.Key) string {
+	return key.Sign(fmt.Sprintf(`{"alg":"ES512","kid":%q}`, key.Kid), f.payload(""))
+}
+
 func TestARefusalIsBoundToTheKeysThatItWasJudgedBy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, _, end := busy(t)
