@@ -321,7 +321,7 @@ func (k *Keys) inherit(b *Keys) {
 	}
 	k.memory.known.FetchedAt = b.memory.known.FetchedAt
 	b.changing.Unlock()
-	k.prune()
+	k.prune(func() {}) // Run asks
 }
 
 // hold takes the keys of the configured files as the set: those of a trust

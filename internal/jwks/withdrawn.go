@@ -11,15 +11,14 @@ import "time"
 // them out of the configuration. A file that is merely gone ends no key, since a
 // configuration that names it is refused and the one before goes on.
 func (k *Keys) Prune() {
-	if !k.prune() {
-		return
+	if k.prune(func() { k.launch(k.renew) }) {
+		k.wake()
 	}
-	k.launch(k.renew)
-	k.wake()
 }
 
-// prune reports whether it took anything out.
-func (k *Keys) prune() bool {
+// prune reports whether it took anything out. Before it does, it calls ask: who
+// misses a key has to see that the source is being asked.
+func (k *Keys) prune(ask func()) bool {
 	if k.cfg.local() {
 		return false
 	}
@@ -40,7 +39,11 @@ func (k *Keys) prune() bool {
 	// An answer that is "unchanged" would keep them away for ever.
 	k.memory.known.ETag, k.memory.body = "", [32]byte{}
 	pruned := *h
-	pruned.set, pruned.unconfirmed, pruned.left = s, true, 0
+	pruned.unconfirmed, pruned.left = true, 0
+	doubted := pruned // due, so that what ask begins doesn't end before the rest is done
+	k.held.Store(&doubted)
+	ask()
+	pruned.set = s
 	if len(s.entries) == 0 {
 		k.held.Store(nil)
 	} else {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -192,6 +193,41 @@ func TestWithdrawnKeyIsNotUnknownMeanwhile(t *testing.T) {
 	asked.Wait()
 	if got := unknown.Load(); got != 0 {
 		t.Errorf("told %d times that there is no such key, want never", got)
+	}
+}
+
+// The first token after Prune waits for the issuer, however soon it comes.
+func TestWithdrawnKeysAreWaitedForAtOnce(t *testing.T) {
+	var d drops
+	k := fromSource(t, &source{answer: ok(keySet(jwk("k", p256Key().Public())))}, d.with())
+	defer stopped(t, k)
+	var keyless atomic.Int32
+	for range 20000 {
+		if err := k.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		var asked sync.WaitGroup
+		var over atomic.Bool
+		begun := make(chan struct{})
+		asked.Go(func() {
+			close(begun)
+			for !over.Load() {
+				if key, err := k.Find(t.Context(), "k", "ES256", time.Now(), true); key == nil || err != nil {
+					keyless.Add(1)
+				}
+				runtime.Gosched() // there may be one processor
+			}
+		})
+		<-begun
+		for _, p := range k.Thumbprints() {
+			d.drop(p)
+		}
+		k.Prune()
+		over.Store(true)
+		asked.Wait()
+	}
+	if got := keyless.Load(); got != 0 {
+		t.Errorf("told %d times that there is no key, want never", got)
 	}
 }
 
