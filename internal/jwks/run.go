@@ -237,14 +237,14 @@ func (k *Keys) untilNext(maxAge time.Duration) time.Duration {
 }
 
 // Refresh fetches once, whatever the Fleet has and from where discovery says
-// now, or joins the running fetch, and returns nil when the set was read or is
-// unchanged. When ctx ends first the fetch goes on. A trust store is read again;
-// with keys from other files it does nothing.
+// now, or joins a fetch that began since it was called, and returns nil when the
+// set was read or is unchanged. When ctx ends first the fetch goes on. A trust
+// store is read again; with keys from other files it does nothing.
 func (k *Keys) Refresh(ctx context.Context) error {
 	if k.cfg.local() {
 		return k.Reread()
 	}
-	for {
+	for came := time.Now(); ; {
 		f := k.launch(k.relocate)
 		select {
 		case <-f.done:
@@ -252,11 +252,17 @@ func (k *Keys) Refresh(ctx context.Context) error {
 			return fmt.Errorf("waiting for the keys of issuer %s: %w", k.name, ctx.Err())
 		}
 		// It may have joined a flight that asked nobody but the fleet, or the
-		// address of before.
-		if f.err != nil || f.fetched && (f.located || k.source != sourceDiscover) {
+		// address of before, or what was true before somebody wanted it anew.
+		if f.err != nil && !f.started.Before(came) || k.askedSince(f, came) {
 			return f.err
 		}
 	}
+}
+
+// askedSince says whether f, which is over, asked the source since then and went
+// well, at the address that discovery told with it.
+func (k *Keys) askedSince(f *flight, then time.Time) bool {
+	return f.err == nil && f.fetched && !f.asked.Before(then) && (f.located || k.source != sourceDiscover)
 }
 
 // await waits for a flight that may change what is known of kid, and starts
@@ -282,7 +288,7 @@ func (k *Keys) await(ctx context.Context, kid, alg string, found lookup) bool {
 		if f == nil || !k.landed(ctx, f, timer.C, kid, alg) || f.err != nil {
 			return false
 		}
-		if f.fetched && !f.asked.Before(came) && (f.located || k.source != sourceDiscover) {
+		if k.askedSince(f, came) {
 			return true
 		}
 		// It was under way when we came, for another reason: the source may have

@@ -697,6 +697,28 @@ func TestRunEnds(t *testing.T) {
 			}
 		})
 	})
+	t.Run("R15 but none that began before they called", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := &source{answer: slowly(time.Second, ok(keySet(jwk("old", rsaKey().Public()))))}
+			k := fromSource(t, s)
+			go func() { _ = k.Refresh(context.Background()) }()
+			time.Sleep(500 * time.Millisecond)
+			s.set(slowly(time.Second, ok(keySet(jwk("new", edKey().Public())))))
+			var wg sync.WaitGroup
+			for range 10 {
+				wg.Go(func() {
+					if err := k.Refresh(t.Context()); err != nil {
+						t.Errorf("Refresh: got %v, want no error", err)
+					}
+					wantKey(t, k, "new", "EdDSA", edKey().Public())
+				})
+			}
+			wg.Wait()
+			if got := s.fetches(); got != 2 {
+				t.Errorf("fetches: got %d, want 2", got)
+			}
+		})
+	})
 }
 
 // pipes is a listener whose connections never leave the process, so that the

@@ -296,6 +296,20 @@ func TestIssuerMayBringAWithdrawnKeyBack(t *testing.T) {
 			t.Errorf("fetches: got %d, want 3", got)
 		}
 	})
+	in(t, "REV-07 nor does it tell an operator how the fetch after it went", func(t *testing.T) {
+		s, d, k, _ := withdrawalScene(t)
+		s.set(slowly(time.Second, ok(keySet(a, b))))
+		go func() { _ = k.Refresh(context.Background()) }()
+		time.Sleep(500 * time.Millisecond)
+		for _, p := range k.Thumbprints() {
+			d.drop(p)
+		}
+		k.Prune()
+		if err := k.Refresh(t.Context()); err != nil {
+			t.Errorf("Refresh: got %v, want no error", err)
+		}
+		wantKey(t, k, "a", "RS256", rsaKey().Public())
+	})
 	in(t, "R15 nor does one that came between the withdrawal and Prune", func(t *testing.T) {
 		s, d, k, print := withdrawalScene(t)
 		s.set(slowly(2*time.Second, ok(keySet(a, b))))
