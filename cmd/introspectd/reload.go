@@ -30,12 +30,12 @@ func (p *process) watch(ctx context.Context, hangups <-chan os.Signal, load func
 	defer tick.Stop()
 	var last *refusal // nil after a reload that went well
 	for {
-		hungUp := false
+		hungUp, at := false, time.Time{}
 		select {
 		case <-ctx.Done():
 			return
 		case <-hangups:
-			hungUp = true
+			hungUp, at = true, time.Now()
 		case <-tick.C:
 		}
 		now := contentOf(last.with(p.config().Files()))
@@ -52,7 +52,7 @@ func (p *process) watch(ctx context.Context, hangups <-chan os.Signal, load func
 		if hungUp {
 			p.kept.reconsider()
 			w := p.current.Load()
-			fetches.Go(func() { w.refreshAll(ctx) })
+			fetches.Go(func() { w.refreshAll(ctx, at) })
 		}
 	}
 }

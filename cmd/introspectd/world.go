@@ -467,12 +467,13 @@ func (w *world) local(name string) bool {
 	return k != nil && k.keys.Local()
 }
 
-// refreshAll fetches the keys of every issuer, side by side. What goes wrong
-// is logged where it is fetched.
-func (w *world) refreshAll(ctx context.Context) {
+// refreshAll fetches the keys of every issuer, side by side, unless a fetch is
+// under way that began since that was wanted. What goes wrong is logged where it is
+// fetched.
+func (w *world) refreshAll(ctx context.Context, wanted time.Time) {
 	var fetches sync.WaitGroup
 	for _, k := range w.keys {
-		fetches.Go(func() { _ = k.keys.Refresh(ctx) })
+		fetches.Go(func() { _ = k.keys.RefreshSince(ctx, wanted) })
 	}
 	fetches.Wait()
 }

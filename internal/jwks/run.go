@@ -240,11 +240,15 @@ func (k *Keys) untilNext(maxAge time.Duration) time.Duration {
 // now, or joins a fetch that began since it was called, and returns nil when the
 // set was read or is unchanged. When ctx ends first the fetch goes on. A trust
 // store is read again; with keys from other files it does nothing.
-func (k *Keys) Refresh(ctx context.Context) error {
+func (k *Keys) Refresh(ctx context.Context) error { return k.RefreshSince(ctx, time.Now()) }
+
+// RefreshSince is Refresh for who wanted it at that time: a fetch that began since
+// is joined.
+func (k *Keys) RefreshSince(ctx context.Context, wanted time.Time) error {
 	if k.cfg.local() {
 		return k.Reread()
 	}
-	for came := time.Now(); ; {
+	for {
 		f := k.launch(k.relocate)
 		select {
 		case <-f.done:
@@ -253,7 +257,7 @@ func (k *Keys) Refresh(ctx context.Context) error {
 		}
 		// It may have joined a flight that asked nobody but the fleet, or the
 		// address of before, or what was true before somebody wanted it anew.
-		if f.err != nil && !f.started.Before(came) || k.askedSince(f, came) {
+		if f.err != nil && !f.started.Before(wanted) || k.askedSince(f, wanted) {
 			return f.err
 		}
 	}

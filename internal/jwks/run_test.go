@@ -697,6 +697,17 @@ func TestRunEnds(t *testing.T) {
 			}
 		})
 	})
+	t.Run("R15 a fetch that began since they wanted it does", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := &source{answer: slowly(time.Second, ok(keySet(jwk("old", rsaKey().Public()))))}
+			k, wanted := fromSource(t, s), time.Now()
+			run(t, k)
+			time.Sleep(500 * time.Millisecond)
+			if err := k.RefreshSince(t.Context(), wanted); err != nil || s.fetches() != 1 {
+				t.Errorf("RefreshSince: got %v after %d fetches, want 1", err, s.fetches())
+			}
+		})
+	})
 	t.Run("R15 but none that began before they called", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := &source{answer: slowly(time.Second, ok(keySet(jwk("old", rsaKey().Public()))))}
