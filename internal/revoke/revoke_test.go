@@ -596,6 +596,58 @@ func TestAListFromTheFutureIsNotReliedOn(t *testing.T) {
 	}
 }
 
+// reopened is a file that was lost and could not be replaced, until whoever writes
+// next finds that it can: what that writes is the first in an empty one.
+type reopened struct {
+	shelf
+	lost     atomic.Bool
+	replaced atomic.Int64
+}
+
+func (f *reopened) Append(ctx context.Context, name revoke.Name, value []byte, expires time.Time) error {
+	if f.lost.Swap(false) {
+		f.mu.Lock()
+		clear(f.records)
+		f.mu.Unlock()
+		f.replaced.Add(1)
+	}
+	return f.shelf.Append(ctx, name, value, expires)
+}
+
+func TestNoAgeIsToldOfAFileThatTookThePlaceOfAnotherJustThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file := &reopened{}
+		l := newList(t, revoke.Options{Shared: &shelf{}, File: file, Replaced: func() int { return int(file.replaced.Load()) }})
+		ctx, stop := context.WithCancel(t.Context())
+		var run sync.WaitGroup
+		run.Go(func() { l.Run(ctx) })
+		l.Current(time.Now())
+		alice := token{text: "h.p", sub: "alice", iat: 1000}
+		add(t, l, by(revoke.Subject, "alice", time.Time{}))
+		time.Sleep(3500 * time.Millisecond) // its age was told as well
+		l.Current(time.Now())
+		file.lost.Store(true)
+		for file.lost.Load() {
+			time.Sleep(100 * time.Millisecond)
+		}
+		// Now the process is killed, and redis is away when it starts again.
+		after := newList(t, revoke.Options{Shared: &shelf{}, File: file})
+		if err := after.Load(file.each, false); err != nil {
+			t.Fatal(err)
+		}
+		if is, err := ask(after, alice); !is && err == nil {
+			t.Errorf("REV-06 after a restart: a revoked token is said to be none, by a list of %s ago", after.State().Lag)
+		}
+		time.Sleep(20 * time.Second)
+		after = newList(t, revoke.Options{Shared: &shelf{}, File: file})
+		if err := after.Load(file.each, false); err != nil || !after.Held() || after.State().Entries != 1 {
+			t.Errorf("when all is written again: %+v, %v", after.State(), err)
+		}
+		stop()
+		run.Wait()
+	})
+}
+
 // full is a disk with no room for records, though for what is there already.
 type full struct{ shelf }
 

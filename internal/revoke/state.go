@@ -207,10 +207,16 @@ func (l *List) noteAge(ctx context.Context) bool {
 		return false
 	}
 	r := Revocation{Name: asOfName, Kind: currentAt, IDs: []ID{{}}, NotBefore: l.now().Add(-lag), Created: l.now(), Expires: Forever}
-	if err := l.file.Append(ctx, r.Name, encode(r), r.Expires); err != nil {
+	err := l.file.Append(ctx, r.Name, encode(r), r.Expires)
+	same := l.replaced() == l.renewed
+	if !same { // the one that took it may be empty but for that
+		r.NotBefore = time.Time{} // of no time
+		err = l.file.Append(ctx, r.Name, encode(r), r.Expires)
+	}
+	if err != nil {
 		l.log.Warn("the age of the revocations can't be saved", "error", err.Error())
 	}
-	return true
+	return same
 }
 
 // save writes to the file what it lacks; false when something is left.
