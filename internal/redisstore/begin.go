@@ -61,7 +61,12 @@ func (w *follower) begin(ctx context.Context) error {
 		}
 	}
 	w.begun = true
-	return w.writeBack(ctx, found)
+	if err := w.writeBack(ctx, found); err != nil {
+		return err
+	}
+	// A scan may pass over what was put anew meanwhile, by whoever seals with
+	// another key, or on a node that took over: the number of records tells.
+	return w.compare(ctx)
 }
 
 // newest is the id of the last message that a fleet with our seal keys wrote,

@@ -771,6 +771,41 @@ func TestFeedIsNotJoinedOnAMarkThatCameWhileTheSetWasRead(t *testing.T) {
 	}
 }
 
+// While a replica that starts reads the set, another one seals it anew: a scan
+// passes over a record whose new form is put where it was before.
+func TestFeedIsNotCompleteWhereAnotherSealedItAnewWhileItWasRead(t *testing.T) {
+	_, cfg, _ := standalone(t)
+	a := join(t, joining{cfg: cfg})
+	a.current()
+	const records = 3000
+	for n := range records {
+		a.revoke(fmt.Sprint("s", n))
+	}
+	a.stop()
+	keys := [][]byte{sealKey(2), sealKey(1)}
+	h, scans := newHalt(), 0
+	b := join(t, joining{cfg: cfg, keys: keys, hook: between{after: func(all []redis.Cmder) {
+		if all[0].Name() != "zscan" {
+			return
+		}
+		if scans++; scans == 2 {
+			h.stand()
+		}
+	}}})
+	h.meanwhile(t, func() { join(t, joining{cfg: cfg, keys: keys}).current() })
+	eventually(t, 30*time.Second, "the list is complete\n"+b.log.String(), func() bool { return b.State().Complete })
+	missing := 0
+	for n := range records {
+		if !b.knows(fmt.Sprint("s", n)) {
+			missing++
+		}
+	}
+	if missing > 0 {
+		t.Errorf("REV-01: a list that lacks %d revocations counts as complete", missing)
+	}
+	b.current()
+}
+
 func anys(texts []string) (all []any) {
 	for _, text := range texts {
 		all = append(all, text)

@@ -304,7 +304,7 @@ func (w *follower) heard(ctx context.Context, from any, body string) {
 			delete(w.beats, m)
 		}
 	}
-	if !w.doubt && w.marked && w.unfamiliar.IsZero() { // without the mark others may hold more
+	if !w.doubt && !w.differed && w.marked && w.unfamiliar.IsZero() { // without the mark others may hold more
 		w.records.Current(at)
 	}
 }
