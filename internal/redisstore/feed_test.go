@@ -806,6 +806,70 @@ func TestFeedIsNotCompleteWhereAnotherSealedItAnewWhileItWasRead(t *testing.T) {
 	b.current()
 }
 
+// A replica that has not read all leaves the mark to those that hold the list, also
+// where redis lost it while it was read.
+func TestFeedThatIsLostWhileItIsReadIsNotCalledWhole(t *testing.T) {
+	_, cfg, client := standalone(t)
+	stands, armed, stood := newHalt(), make(chan struct{}), false
+	a := join(t, joining{cfg: cfg, hook: between{before: func(all []redis.Cmder) {
+		select {
+		case <-armed:
+		default:
+			return
+		}
+		if all[0].Name() == "xadd" && !stood {
+			stood = true
+			stands.stand()
+		}
+	}}})
+	a.current()
+	const records = 3000
+	for n := range records {
+		a.revoke(fmt.Sprint("s", n))
+	}
+	box, err := seal.New(cfg.Prefix, sealKey(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 40 { // one of them is seen early
+		mark := box.Seal(seal.Revocation, feedSet, make([]byte, 16+8))
+		if err := client.ZAdd(t.Context(), feedSet, redis.Z{Score: math.Inf(1), Member: string(mark)}).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(armed)
+	h, scans := newHalt(), 0
+	var b *replica
+	stands.meanwhile(t, func() {
+		b = join(t, joining{cfg: cfg, hook: between{after: func(all []redis.Cmder) {
+			if all[0].Name() != "zscan" {
+				return
+			}
+			if scans++; scans == 2 {
+				h.stand()
+			}
+		}}})
+		h.meanwhile(t, func() { client.FlushAll(t.Context()) })
+		for began := time.Now(); time.Since(began) < 4500*time.Millisecond && !b.State().Complete; {
+			time.Sleep(10 * time.Millisecond) // others write back within 4 s, silence lasts 5
+		}
+		if b.State().Complete {
+			for n := range records {
+				if !b.knows(fmt.Sprint("s", n)) {
+					t.Errorf("REV-01: a list that lacks s%d counts as complete", n)
+					break
+				}
+			}
+		}
+	})
+	eventually(t, 30*time.Second, "the list is complete\n"+b.log.String(), func() bool { return b.State().Complete })
+	for n := range records {
+		if !b.knows(fmt.Sprint("s", n)) {
+			t.Fatalf("s%d is missing", n)
+		}
+	}
+}
+
 func anys(texts []string) (all []any) {
 	for _, text := range texts {
 		all = append(all, text)

@@ -20,6 +20,10 @@ func (w *follower) whole(ctx context.Context) error {
 	if err != nil {
 		return w.heal(ctx, w.set, err)
 	}
+	if !w.marked && !w.records.Held() {
+		w.begun = false // it was lost before all of it was here: the mark is others' to put
+		return nil
+	}
 	if err := w.writeBack(ctx, found); err != nil {
 		return err
 	}
