@@ -33,6 +33,7 @@ const (
 func (w *follower) begin(ctx context.Context) error {
 	tail, err := w.client.XRevRangeN(ctx, w.stream, "+", "-", 16).Result()
 	if err != nil {
+		w.waiting.moved = time.Time{} // while redis is away nobody can show that they live
 		return w.heal(ctx, w.stream, err)
 	}
 	w.last = "0-0"
@@ -42,6 +43,7 @@ func (w *follower) begin(ctx context.Context) error {
 	w.unfamiliar = time.Time{} // of an earlier try
 	found, err := w.readSet(ctx)
 	if err != nil {
+		w.waiting.moved = time.Time{}
 		return w.heal(ctx, w.set, err)
 	}
 	if !w.marked {
@@ -82,8 +84,9 @@ func (w *follower) newest(tail []redis.XMessage) string {
 
 // wait is how long others have been waited for.
 type wait struct {
-	newest       string
-	since, moved time.Time
+	newest string
+	since  time.Time
+	moved  time.Time // zero: silence counts from the next look
 }
 
 // others says whether another replica lives that may hold what the set has
@@ -93,9 +96,9 @@ type wait struct {
 func (w *wait) others(newest string, maxDelay time.Duration) bool {
 	now := time.Now()
 	if w.since.IsZero() {
-		w.since, w.moved = now, now
+		w.since = now
 	}
-	if newest != w.newest {
+	if newest != w.newest || w.moved.IsZero() {
 		w.newest, w.moved = newest, now
 	}
 	silence := max(silentFor, 2*maxDelay)

@@ -1178,6 +1178,80 @@ func TestFeedOfAnEmptyStoreIsNotAdoptedBeforeOthersCanShowThatTheyLive(t *testin
 	}
 }
 
+// While redis is away nobody can show that they live: their silence counts from
+// when it is back.
+func TestFeedOfAStoreThatComesBackEmptyIsNotAdoptedAtOnce(t *testing.T) {
+	server, cfg, client := standalone(t)
+	stands, armed, stood := newHalt(), make(chan struct{}), false
+	a := join(t, joining{cfg: cfg, hook: between{before: func(all []redis.Cmder) {
+		select {
+		case <-armed:
+		default:
+			return
+		}
+		if all[0].Name() == "xadd" && !stood {
+			stood = true
+			stands.stand()
+		}
+	}}})
+	a.current()
+	a.revoke("alice")
+	close(armed)
+	var b *replica
+	var back, read atomic.Bool
+	var tries atomic.Int64
+	away, second := newHalt(), newHalt()
+	stands.meanwhile(t, func() {
+		if err := client.FlushAll(t.Context()).Err(); err != nil {
+			t.Fatal(err)
+		}
+		b = join(t, joining{cfg: cfg, hook: between{
+			before: func(all []redis.Cmder) {
+				if len(all) != 1 || all[0].Name() != "xrevrange" { // a try begins
+					return
+				}
+				switch n := tries.Add(1); {
+				case n == 2:
+					away.stand()
+				case read.Swap(false):
+					second.stand()
+				}
+			},
+			after: func(all []redis.Cmder) {
+				if all[0].Name() == "zscan" && all[0].Err() == nil && back.Swap(false) {
+					read.Store(true)
+				}
+			},
+		}})
+		away.meanwhile(t, func() {
+			server.Kill()
+			time.Sleep(300 * time.Millisecond) // longer than max_delay
+		})
+		eventually(t, 10*time.Second, "redis is away", func() bool { return tries.Load() > 2 })
+		back.Store(true)
+		if err := server.Restart(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, 10*time.Second, "the set was read", func() bool {
+			select {
+			case <-second.reached:
+				return true
+			default:
+				return b.State().Complete
+			}
+		})
+	})
+	if b.State().Complete {
+		t.Fatalf("REV-01: a replica took an empty set for the whole as soon as it was there:\n%s", b.log.String())
+	}
+	a.current()
+	close(second.resume)
+	b.current()
+	if !b.knows("alice") {
+		t.Error("alice is missing")
+	}
+}
+
 // foreignRecord puts a record under an unknown seal key into the set.
 func foreignRecord(t *testing.T, cfg redisstore.Config, client *redis.Client) string {
 	t.Helper()

@@ -21,7 +21,8 @@ func (w *follower) whole(ctx context.Context) error {
 		return w.heal(ctx, w.set, err)
 	}
 	if !w.marked && !w.records.Held() {
-		w.begun = false // it was lost before all of it was here: the mark is others' to put
+		// It was lost before all of it was here: the mark is others' to put.
+		w.begun, w.waiting.moved = false, time.Time{}
 		return nil
 	}
 	if err := w.writeBack(ctx, found); err != nil {
