@@ -870,6 +870,38 @@ func TestFeedThatIsLostWhileItIsReadIsNotCalledWhole(t *testing.T) {
 	}
 }
 
+// What a replica wrote that is gone is written back by the others a little later,
+// however often they look at the set meanwhile.
+func TestFeedIsWrittenBackByOthersInTime(t *testing.T) {
+	_, cfg, client := standalone(t)
+	const fleets = 12
+	all, sets := make([]*replica, fleets), make([]string, fleets)
+	for n := range fleets {
+		cfg.Prefix = fmt.Sprintf("fleet%d:", n)
+		sets[n] = cfg.Prefix + "{revocations}:set"
+		a := join(t, joining{cfg: cfg})
+		all[n] = join(t, joining{cfg: cfg})
+		a.current()
+		all[n].current()
+		a.revoke("alice")
+		eventually(t, 5*time.Second, "it is at the other", func() bool { return all[n].knows("alice") })
+		a.stop()
+	}
+	time.Sleep(time.Second) // so much later the set is read at once
+	if err := client.FlushAll(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	for n, set := range sets {
+		eventually(t, 30*time.Second, "it is written back", func() bool {
+			return client.ZCount(t.Context(), set, "-inf", "(+inf").Val() == 1
+		})
+		if took := time.Since(began); took > 4*time.Second {
+			t.Fatalf("it is written back after %s, want 1 to 3 s\n%s", took, all[n].log.String())
+		}
+	}
+}
+
 func anys(texts []string) (all []any) {
 	for _, text := range texts {
 		all = append(all, text)

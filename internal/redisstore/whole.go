@@ -190,8 +190,10 @@ func (w *follower) writeBack(ctx context.Context, found map[[16]byte]uint64) err
 		_, failed = p.Exec(ctx)
 	}
 	w.marked = !left && failed == nil
-	w.others = time.Time{}
-	if left {
+	switch {
+	case !left:
+		w.others = time.Time{}
+	case w.others.IsZero(): // else it stays: the set is read every other second meanwhile
 		w.others = time.Now().Add(time.Second + rand.N(2*time.Second))
 	}
 	if failed != nil {
