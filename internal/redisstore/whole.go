@@ -161,10 +161,10 @@ func (w *follower) scan(ctx context.Context, each func(p redis.Pipeliner, body s
 
 // writeBack puts what the set lacks into it: what this replica wrote at once,
 // the rest a little later, when its own writer is not there to do so, and the
-// mark when nothing is left.
+// mark then as well.
 func (w *follower) writeBack(ctx context.Context, found map[[16]byte]uint64) error {
 	all := w.othersDue()
-	missing, left := 0, false
+	missing, left := 0, !all && !w.marked && w.records.Held() // others may have to put more
 	p := w.client.Pipeline()
 	var failed error
 	w.records.Each(func(name [16]byte, value []byte, expires time.Time) bool {
