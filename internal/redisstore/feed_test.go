@@ -903,7 +903,7 @@ func TestFeedIsWrittenBackByOthersInTime(t *testing.T) {
 		eventually(t, 30*time.Second, "it is written back", func() bool {
 			return client.ZCount(t.Context(), set, "-inf", "(+inf").Val() == 1
 		})
-		if took := time.Since(began); took > 4*time.Second {
+		if took := time.Since(began); took > 6*time.Second { // and twice as long where each reading puts it off
 			t.Fatalf("it is written back after %s, want 1 to 3 s\n%s", took, all[n].log.String())
 		}
 	}
