@@ -8,6 +8,7 @@ import (
 
 	"introspectd/internal/callers"
 	"introspectd/internal/listen"
+	"introspectd/internal/revoke"
 )
 
 // check asks every owner about its own values, and then looks at what lies
@@ -54,6 +55,7 @@ func (l *loader) check(c *Config) {
 	checkReferences(c, once)
 	checkProfiles(c, once)
 	checkSigning(c, once)
+	checkGrace(c, once)
 	callers.CheckAll(c.Callers, func(key, problem string) {
 		once("callers"+key, problem)
 	})
@@ -207,6 +209,15 @@ func checkSigning(c *Config, fault func(key, problem string)) {
 	}
 	if c.Signing.Generate != "" && c.Redis.Set {
 		fault("signing.generate", "replicas would each make a key of their own: expected signing.keys beside redis")
+	}
+}
+
+// checkGrace holds the grace of the list of revocations against its feed, whose
+// heartbeat is written each half of max_delay: the list is that old all the time.
+func checkGrace(c *Config, fault func(key, problem string)) {
+	r := c.Revocation
+	if c.Redis.Set && r.OnOutage == revoke.Deny && r.Grace <= r.MaxDelay/2 {
+		fault("revocation.grace", fmt.Sprintf("expected more than half of max_delay, as redis tells no more often that the list is current: good tokens would be 503 in between, got %s", r.Grace))
 	}
 }
 

@@ -389,3 +389,30 @@ func TestAUT07PlaintextThatIsAllowed(t *testing.T) {
 		})
 	}
 }
+
+// The list is known to be current each half of max_delay. With less grace than that
+// every good token is 503 in between; where nothing is denied, or there is no
+// feed, grace means nothing.
+func TestAGraceThatDeniesBetweenHeartbeatsIsRefused(t *testing.T) {
+	const redis = "redis: {seal_keys: [{env: SEAL}]}\n"
+	const refused = "c.yaml:6:14: revocation.grace: expected more than half of max_delay, as redis tells no more often that the list is current: good tokens would be 503 in between, got "
+	t.Setenv("SEAL", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=")
+	for _, c := range []struct{ redis, revocation, want string }{
+		{redis, "{grace: 0s}", refused + "0s"},
+		{redis, "{grace: 500ms}", refused + "500ms"},
+		{redis, "{grace: 30s, max_delay: 1m}", refused + "30s"},
+		{redis, "{grace: 501ms}", ""},
+		{redis, "{max_delay: 1m}", ""},
+		{redis, "{grace: 0s, on_outage: allow}", ""},
+		{"\n", "{grace: 0s}", ""},
+	} {
+		t.Run(strings.TrimSpace(c.redis)+" "+c.revocation, func(t *testing.T) {
+			write(t, map[string]string{"c.yaml": corp + c.redis + "revocation: " + c.revocation + "\n"})
+			if c.want == "" {
+				load(t, "c.yaml", config.Options{})
+			} else if got := faults(t, "c.yaml", config.Options{}); got != c.want {
+				t.Errorf("got  %s\nwant %s", got, c.want)
+			}
+		})
+	}
+}
