@@ -202,6 +202,10 @@ func (c Config) checkPlace(fault func(key, problem string)) {
 		fault("addresses", "expected one address; several are for mode sentinel or cluster")
 	}
 	for i, address := range c.Addresses {
+		if strings.Contains(address, "@") { // not shown: it may hold a password
+			fault(fmt.Sprintf("addresses[%d]", i), "expected host:port alone: username and password are keys of their own")
+			continue
+		}
 		host, port, err := net.SplitHostPort(address)
 		if n, bad := strconv.ParseUint(port, 10, 16); err != nil || host == "" || bad != nil || n == 0 {
 			fault(fmt.Sprintf("addresses[%d]", i), fmt.Sprintf("expected host:port, got %q", address))

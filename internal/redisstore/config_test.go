@@ -44,6 +44,8 @@ func TestEveryFaultOfTheSectionIsSaid(t *testing.T) {
 		{"a port of letters", func(c *redisstore.Config) { c.Addresses = []string{"redis.example:redis"} }, "addresses[0]: host:port"},
 		{"port 0", func(c *redisstore.Config) { c.Addresses = []string{"redis.example:0"} }, "addresses[0]: host:port"},
 		{"a port too far", func(c *redisstore.Config) { c.Addresses = []string{"redis.example:65536"} }, "addresses[0]: host:port"},
+		{"a password in an address", func(c *redisstore.Config) { c.Addresses = []string{"redis://:" + key(1) + "@redis.example:6379"} }, "addresses[0]: host:port alone"},
+		{"a password before a host", func(c *redisstore.Config) { c.Addresses = []string{key(1) + "@redis.example:6379"} }, "addresses[0]: host:port alone"},
 		{"two standalone", func(c *redisstore.Config) { c.Addresses = []string{"a:1", "b:1"} }, "addresses: one address"},
 		{"sentinels without a master", func(c *redisstore.Config) { c.Mode = redisstore.Sentinel }, "master: the name"},
 		{"a master without sentinels", func(c *redisstore.Config) { c.Master = "m" }, "master: standalone"},
