@@ -173,6 +173,10 @@ func (c Config) Check(fault func(key, problem string)) {
 	if _, err := c.Sentinel.Password.read(); err != nil {
 		fault("sentinel.password", err.Error())
 	}
+	c.checkUser("username", c.Username, c.Password, fault)
+	if c.Mode == Sentinel {
+		c.checkUser("sentinel.username", c.Sentinel.Username, c.Sentinel.Password, fault)
+	}
 	c.TLS.check(fault)
 	c.checkSealKeys(fault)
 	if c.Prefix == "" || strings.ContainsFunc(c.Prefix, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`{}*?[]\`, r) }) {
@@ -213,6 +217,14 @@ func (c Config) checkPlace(fault func(key, problem string)) {
 	}
 	if c.DB < 0 || c.Mode == Cluster && c.DB != 0 {
 		fault("db", fmt.Sprintf("expected a database that is there (a cluster has 0 alone), got %d", c.DB))
+	}
+}
+
+// checkUser wants a password beside a username, or a certificate that redis may
+// know the user by: the library names no user without a password.
+func (c Config) checkUser(key, name string, password Secret, fault func(key, problem string)) {
+	if name != "" && name != "default" && password == (Secret{}) && c.TLS.Certificate == "" {
+		fault(key, "expected password beside it: without one we would be redis' default user")
 	}
 }
 

@@ -50,6 +50,15 @@ func TestEveryFaultOfTheSectionIsSaid(t *testing.T) {
 		{"sentinels without a master", func(c *redisstore.Config) { c.Mode = redisstore.Sentinel }, "master: the name"},
 		{"a master without sentinels", func(c *redisstore.Config) { c.Master = "m" }, "master: standalone"},
 		{"a sentinel's user without sentinels", func(c *redisstore.Config) { c.Sentinel.Username = "u" }, "sentinel: standalone"},
+		{"a user without a password", func(c *redisstore.Config) { c.Username = "u" }, "username: default user"},
+		{"a user with a password", func(c *redisstore.Config) { c.Username, c.Password.File = "u", one.File }, ""},
+		{"the default user", func(c *redisstore.Config) { c.Username = "default" }, ""},
+		{"a user of a certificate", func(c *redisstore.Config) {
+			c.Username, c.TLS = "u", redisstore.TLSConfig{Enabled: true, Certificate: certificate, Key: private}
+		}, ""},
+		{"a sentinel's user without a password", func(c *redisstore.Config) {
+			c.Mode, c.Master, c.Sentinel.Username = redisstore.Sentinel, "m", "u"
+		}, "sentinel.username: default user"},
 		{"a database of a cluster", func(c *redisstore.Config) { c.Mode, c.DB = redisstore.Cluster, 1 }, "db: got 1"},
 		{"a database below all", func(c *redisstore.Config) { c.DB = -1 }, "db: got -1"},
 		{"no prefix", func(c *redisstore.Config) { c.Prefix = "" }, "prefix: visible ASCII"},
