@@ -75,6 +75,9 @@ func (m *maker) rows() (all []row) {
 			switch {
 			case err != nil:
 				m.note(t.line(f.issuer), LeftOut, "an issuer: %v", err)
+				if r.inStore() {
+					m.lost++
+				}
 				continue
 			case iss == "":
 				m.note(r.where(), LeftOut, "an issuer without %s", f.issuer)
@@ -85,6 +88,14 @@ func (m *maker) rows() (all []row) {
 		}
 	}
 	return all
+}
+
+// inStore says whether a row names no other place for its keys.
+func (r row) inStore() bool {
+	return !slices.ContainsFunc([]string{r.jwksURL, r.certificate}, func(key string) bool {
+		value := r.find(key)
+		return value != nil && value != ""
+	})
 }
 
 // winners are the rows that WSO2 would go by: the last of each iss.

@@ -15,7 +15,7 @@ import (
 // bind says which aliases of the trust store may sign for which issuer. WSO2
 // lets each alias sign for every issuer without JWKS.
 func (m *maker) bind(issuers []issuer) {
-	inStore := 0
+	inStore := m.lost // theirs are among the aliases, too
 	for _, i := range issuers {
 		if i.keys.store {
 			inStore++

@@ -134,6 +134,8 @@ func Import(s Source) (Made, error) {
 	for _, r := range m.winners(m.rows()) {
 		if i, ok := m.issuer(r); ok {
 			issuers = append(issuers, i)
+		} else if i.keys.store {
+			m.lost++
 		}
 	}
 	label(issuers)
@@ -159,6 +161,7 @@ type maker struct {
 	root   table
 	values *values
 	notes  []Note
+	lost   int // issuers with keys in the trust store that are left out
 }
 
 func (m *maker) note(line int, word Word, format string, arguments ...any) {

@@ -565,6 +565,15 @@ func TestImportBindsAliases(t *testing.T) {
 			notes: []string{`deployment.toml:1: decide: which aliases may sign for the issuer "` + resident, `deployment.toml:3: decide: which aliases may sign for the issuer "` + idp3},
 		},
 		{
+			name: "nor where the others are left out", toml: one + block + "name = '${carbon.local.ip}'", aliases: [][]string{{}},
+			notes: []string{`deployment.toml:1: decide: which aliases may sign for the issuer "` + resident},
+		},
+		{name: "nor for what they map", toml: one + block + "name = 'a'\nclaim_mapping = 'x'", aliases: [][]string{{}}, notes: []string{"decide: which aliases may sign"}},
+		{
+			name: "one beside others with JWKS that are left out", toml: one + block + "name = '${carbon.local.ip}'\njwks.url = 'https://j.example'" + "\n" + block + "name = 'a'\njwks.url = '$sys{x}'",
+			aliases: [][]string{{"expiredcertkid", gateway, "idp1-signing-2026", "idp3-ec-p256", strings.ToLower(idp2Kid), "wso2carbon", strings.ToLower(wso2Kid)}},
+		},
+		{
 			name: "bindings", toml: two, bindings: map[string][]string{resident: {wso2Kid, "LegacyRootCA", "weak-1024", "nobody", wso2Kid}, idp3: {"IDP3-EC-P256"}, "https://elsewhere.example": {"x"}},
 			aliases: [][]string{{wso2Kid}, {"IDP3-EC-P256"}},
 			notes: []string{
