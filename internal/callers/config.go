@@ -153,11 +153,18 @@ func (c *Claims) FromConfig(value any) error {
 func texts(value any, expected string) ([]string, error) {
 	list, ok := value.([]any)
 	if !ok {
+		if _, keys := value.(map[string]any); keys {
+			value = "keys with values" // what they hold can be a secret in the wrong place
+		}
 		return nil, fmt.Errorf("%s, got %v", expected, value)
 	}
 	var out []string
 	for i, item := range list {
 		text, ok := item.(string)
+		switch item.(type) {
+		case map[string]any, []any: // likewise
+			return nil, fmt.Errorf("%s, got no text as its entry %d", expected, i)
+		}
 		if !ok || text == "" {
 			return nil, fmt.Errorf("%s, got %#v as its entry %d", expected, item, i)
 		}

@@ -364,6 +364,11 @@ func TestFaultsDoNotShowMisplacedSecrets(t *testing.T) {
 		"callers: [{id: a, secrets: [{secret: " + secret + "}]}]",
 		"callers: [{id: a, secrets: [{file: [" + secret + "]}]}]",
 		"callers: [{id: a, bearer_tokens: " + secret + "}]",
+		"callers: [{id: a, any_audience: {secrets: [" + secret + "]}}]",
+		"callers: [{id: a, any_audience: [{secret: " + secret + "}]}]",
+		"callers: [{id: a, claims: {secret: " + secret + "}}]",
+		"callers: [{id: a, claims: [[" + secret + "]]}]",
+		"signing: {keys: [{active_from: {secret: " + secret + "}}]}",
 		"callers: !!int " + secret,
 		secret,
 	} {

@@ -1,6 +1,7 @@
 package sign
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -63,6 +64,8 @@ func (i *Instant) FromConfig(value any) error {
 			return nil
 		}
 		return fmt.Errorf("expected a time such as 2026-12-01T00:00:00Z, got %q", v)
+	case map[string]any, []any: // what they hold can be a secret in the wrong place
+		return errors.New("expected a time such as 2026-12-01T00:00:00Z, got no text")
 	}
 	return fmt.Errorf("expected a time such as 2026-12-01T00:00:00Z, got %v", value)
 }
