@@ -58,10 +58,12 @@ func signing(s *setup) {
 	listed.Map = append(listed.Map, rename("department", "unit"))
 	unsigned.Assertion = httpapi.Assertion{Lifetime: time.Minute}
 	signed.Output = httpapi.JWT
-	s.profiles = []httpapi.Profile{profileOf("plain", introspect.Plain), listed, unsigned, signed, profileOf("wso2", introspect.WSO2), profileOf("txn", introspect.TransactionToken)}
+	context := profileOf("context", introspect.TransactionToken)
+	context.Map = append(context.Map, rename("context", "rctx"))
+	s.profiles = []httpapi.Profile{profileOf("plain", introspect.Plain), listed, unsigned, signed, profileOf("wso2", introspect.WSO2), profileOf("txn", introspect.TransactionToken), context}
 	for n, row := range s.callers {
 		if row.ID == "orders" || row.ID == "any" {
-			s.callers[n].Profiles = []string{"plain", "listed", "unsigned", "signed", "wso2", "txn"}
+			s.callers[n].Profiles = []string{"plain", "listed", "unsigned", "signed", "wso2", "txn", "context"}
 		}
 	}
 	for _, profile := range []string{"plain", "listed", "wso2", "txn"} {
@@ -301,9 +303,15 @@ func TestShapes(t *testing.T) {
 			`{"iss":"` + ourIss + `","aud":"` + backend + `","iat":MADE,"exp":ENDS,"jti":"*",CLAIMS,"req_wl":"orders",` + id + `,"txn":"*"}`,
 		},
 		{
-			"ASN-06 a txn that the token has, and contexts that it doesn't fake", "txn", sign1(now, `,"scope":"read","txn":"t-1","req_wl":"evil","sub_id":{"evil":1}`),
+			"ASN-06 a txn that the token has, and contexts that it doesn't fake", "txn", sign1(now, `,"scope":"read","txn":"t-1","req_wl":"evil","sub_id":{"evil":1},"rctx":{"iss":"https://other.example","client_id":"evil"}`),
 			`{"alg":"ES256","kid":"KID","typ":"txntoken+jwt"}`,
 			`{"txn":"t-1","sub":"raw-claim-bob","scope":"read","tctx":{"sub_id":{"evil":1}},"rctx":{"iss":"` + corpIss + `"}}`,
+			`{"iss":"` + ourIss + `","aud":"` + backend + `","iat":MADE,"exp":ENDS,"jti":"*",CLAIMS,"req_wl":"orders",` + id + `}`,
+		},
+		{
+			"ASN-06 a context that the profile makes", "context", sign1(now, `,"scope":"read","txn":"t-1","context":{"ip":"10.0.0.1"},"rctx":{"iss":"https://other.example"}`),
+			`{"alg":"ES256","kid":"KID","typ":"txntoken+jwt"}`,
+			`{"txn":"t-1","sub":"raw-claim-bob","scope":"read","rctx":{"ip":"10.0.0.1"}}`,
 			`{"iss":"` + ourIss + `","aud":"` + backend + `","iat":MADE,"exp":ENDS,"jti":"*",CLAIMS,"req_wl":"orders",` + id + `}`,
 		},
 	} {

@@ -45,11 +45,12 @@ const maxShown = 16 << 10
 // says why nothing can be shown: a rule failed, or the shape lacks what it
 // requires. A partial identity is never made.
 func (p *Profile) Claims(a Answer) (shown claims.Set, problem string) {
-	mapped, failed := p.rules.Claims(a.claims())
+	own := a.claims()
+	mapped, failed := p.rules.Claims(own)
 	if failed != nil {
 		return nil, failed.Note
 	}
-	if shown, problem = p.shape.apply(p.view.only(mapped)); problem != "" {
+	if shown, problem = p.shape.apply(p.view.only(mapped), own); problem != "" {
 		return nil, problem
 	}
 	size := 0

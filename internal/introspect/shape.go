@@ -1,6 +1,7 @@
 package introspect
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -60,7 +61,9 @@ type shape struct {
 	left []string
 	// objects are claims that the shape makes of others, where neither map nor
 	// rules have; rest is the one of them that all other claims go into, empty
-	// where these stay beside the fields.
+	// where these stay beside the fields. What a token brings under the name of
+	// another object is left out: it would stand for the fields, such as iss, that
+	// only what was verified may fill.
 	objects   []string
 	rest      string
 	unique    []string
@@ -125,9 +128,9 @@ var shapes = map[Shape]*shape{
 	},
 }
 
-// apply arranges the claims in set. A problem that is not empty names what is
-// required and not there.
-func (s *shape) apply(set claims.Set) (out claims.Set, problem string) {
+// apply arranges the claims in set, which map and rules have made of own. A
+// problem that is not empty names what is required and not there.
+func (s *shape) apply(set, own claims.Set) (out claims.Set, problem string) {
 	out = make(claims.Set, 0, len(set)+len(s.fields))
 	within := map[string]claims.Set{}
 	place := func(object string, m claims.Member) {
@@ -150,7 +153,8 @@ func (s *shape) apply(set claims.Set) (out claims.Set, problem string) {
 		}
 	}
 	for _, object := range s.objects {
-		if made, ok := set.Find(object); ok { // by map or rules, as a whole
+		brought, _ := own.Find(object)
+		if made, ok := set.Find(object); ok && (object == s.rest || !bytes.Equal(made, brought)) { // by map or rules, as a whole
 			place("", claims.Member{Name: object, Value: made})
 		} else if len(within[object]) > 0 {
 			place("", claims.Member{Name: object, Value: AppendClaims(nil, within[object])})
