@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"introspectd/internal/config"
 	"introspectd/internal/devissuer"
 )
 
@@ -191,6 +192,51 @@ func TestAChangeDuringTheStartIsSeen(t *testing.T) {
 	s.wrote(reloaded, 1)
 	if status, _ := s.postAs("new", otherSecret, "/introspect", url.Values{"token": {"x"}}); status != http.StatusOK {
 		t.Errorf("the caller that was added: got %d, want 200", status)
+	}
+}
+
+// Reading a configuration takes a while: one file can have changed before the
+// last of them was read.
+func TestAChangeWhileTheConfigurationIsReadIsSeen(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "c.yaml")
+	write := func(rows string) {
+		if err := os.WriteFile(file, []byte("issuers:\n"+row("idp", "https://idp.example")+rows), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("")
+	changed := false
+	cfg, seen, err := readFirst(func() (*config.Config, error) {
+		cfg, err := config.Load(file, config.Options{})
+		if !changed {
+			changed = true
+			write("policies: [{name: late, any_audience: true}]\n")
+		}
+		return cfg, err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(cfg.Policies) == 0 && seen == contentOf(cfg.Files()) {
+		t.Error("got the configuration of before, and a change that counts as seen")
+	}
+}
+
+func TestAPipeIsReadOnce(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "c.yaml")
+	if err := syscall.Mkfifo(file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	times := 0
+	_, _, err := readFirst(func() (*config.Config, error) {
+		if times++; times > 1 {
+			return nil, os.ErrClosed // a second reading would wait for ever
+		}
+		go func() { _ = os.WriteFile(file, []byte("issuers:\n"+row("idp", "https://idp.example")), 0o600) }()
+		return config.Load(file, config.Options{})
+	})
+	if err != nil || times != 1 {
+		t.Errorf("got %d readings and %v, want one", times, err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -23,16 +24,16 @@ func serveCommand(t terminal) *cobra.Command {
 	c := &cobra.Command{
 		Use: "serve", Short: "Run the service", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			cfg, err := s.load(t)
+			load := func() (*config.Config, error) { return s.load(t) }
+			cfg, seen, err := readFirst(load)
 			if err != nil {
 				return err
 			}
-			seen := contentOf(cfg.Files())
 			socket, err := listen.Open(cfg.Server.Listen)
 			if err != nil {
 				return failure{exitFailed, err}
 			}
-			return serve(c.Context(), cfg, serving{t: t, load: func() (*config.Config, error) { return s.load(t) }, seen: seen, socket: socket})
+			return serve(c.Context(), cfg, serving{t: t, load: load, seen: seen, socket: socket})
 		},
 	}
 	s.flags(c)
@@ -40,12 +41,32 @@ func serveCommand(t terminal) *cobra.Command {
 	return c
 }
 
+// readFirst reads the configuration that a service starts with, and the content of
+// its files as it was before: which they are is known once they were read, and so
+// they are read again. Else what changed meanwhile would count as seen.
+func readFirst(load func() (*config.Config, error)) (cfg *config.Config, seen [sha256.Size]byte, err error) {
+	if cfg, err = load(); err != nil {
+		return cfg, seen, err
+	}
+	seen = contentOf(cfg.Files())
+	if slices.ContainsFunc(cfg.Files(), isPipe) {
+		return cfg, seen, nil // which says what it has once
+	}
+	cfg, err = load()
+	return cfg, seen, err
+}
+
+func isPipe(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode()&os.ModeNamedPipe != 0
+}
+
 // serving is what differs between serve and dev.
 type serving struct {
 	t terminal
 	// load reads the configuration anew.
 	load func() (*config.Config, error)
-	// seen is the content of the configuration's files when it was read. A start
+	// seen is the content of the configuration's files before it was read. A start
 	// may take long, as it waits for the state of the process before, and a change
 	// in the meantime is one like any other.
 	seen [sha256.Size]byte
