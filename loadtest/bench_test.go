@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -283,5 +286,35 @@ func TestMixRuns(t *testing.T) {
 		if f.Requests == 0 || f.Wrong > 0 || f.CPU <= 0 || f.RSS == 0 {
 			t.Errorf("%s: got %d requests, %d wrong, %v µs, %d bytes; want some, 0, some and some", f.Lane, f.Requests, f.Wrong, f.CPU, f.RSS)
 		}
+	}
+}
+
+// What answers rightly until it is measured, and again from then on, is wrong all
+// the same.
+func TestNoAnswerIsLeftUnjudged(t *testing.T) {
+	onLinux(t)
+	var asked, wrongFrom, wrongUntil atomic.Int64
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if n := asked.Add(1); n > wrongFrom.Load() && n <= wrongUntil.Load() {
+			w.WriteHeader(http.StatusTeapot)
+		}
+	}))
+	defer s.Close()
+	address := s.Listener.Addr().String()
+	b := &bench{benchFlags: benchFlags{seconds: 0.05, rounds: 1, connections: 2}, cpu: -1, loadCPU: -1, progress: io.Discard}
+	l := &lane{
+		name: "a lane", server: &server{address: address, process: &exec.Cmd{Process: &os.Process{Pid: os.Getpid()}}},
+		requests: get(address, "/0", "/1", "/2"), right: status(http.StatusOK),
+	}
+	wrongFrom.Store(3) // those that warm sends first are right
+	wrongUntil.Store(5)
+	if _, _, err := b.measure(t.Context(), l); !errors.Is(err, errWrong) {
+		t.Errorf("wrong while the server was used for the first time: got %v, want %v", err, errWrong)
+	}
+	wrongFrom.Store(asked.Load())
+	wrongUntil.Store(asked.Load() + 2)
+	hello := load{address: address, connections: 2, greeting: get(address, "/hello")[0], greeted: func(a answer) bool { return a.status == http.StatusOK }, requests: get(address, "/0"), once: true, right: status(http.StatusOK)}
+	if _, err := hello.run(t.Context(), -1); !errors.Is(err, errWrong) {
+		t.Errorf("a wrong greeting: got %v, want %v", err, errWrong)
 	}
 }

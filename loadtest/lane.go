@@ -162,8 +162,8 @@ func (b *bench) warm(ctx context.Context, l *lane) error {
 		sent, err := load{
 			address: r.address, connections: min(b.connections, 8), requests: l.requests, once: true, right: l.right,
 		}.run(ctx, b.loadCPU)
-		if err == nil && sent.wrong > 0 {
-			err = fmt.Errorf("%d of %d answers are wrong, such as %s", sent.wrong, sent.requests, sent.example)
+		if err == nil {
+			err = sent.allRight()
 		}
 		if err != nil {
 			return err
@@ -194,7 +194,7 @@ func (b *bench) use(ctx context.Context, l *lane) error {
 	}
 	for began := time.Now(); l.server.seen < wellUsed && time.Since(began) < longest; {
 		f := &figure{}
-		if err := warming.turn(ctx, l, f); err != nil {
+		if err := errors.Join(warming.turn(ctx, l, f), f.allRight()); err != nil {
 			return err
 		}
 		each := 1
@@ -290,6 +290,12 @@ func (f *figure) count(s seen) {
 	f.latencies.merge(&s.latencies)
 }
 
+// allRight is that of a load, for what is not told of otherwise.
+func (f *figure) allRight() error {
+	s := seen{requests: f.Requests, wrong: f.Wrong, example: f.Example}
+	return s.allRight()
+}
+
 // ratio is the median over the rounds of one figure's CPU per request against
 // another's in the same round.
 func ratio(f, against *figure) float64 {
@@ -318,10 +324,14 @@ func (b *bench) profile(ctx context.Context, l *lane) error {
 	})
 	for load.Err() == nil {
 		ignored := &figure{}
-		if err := b.turn(load, l, ignored); err != nil && load.Err() == nil {
+		err := b.turn(load, l, ignored)
+		if err != nil && load.Err() != nil {
+			err = nil // it was ended, as the profile is there
+		}
+		if err = errors.Join(err, ignored.allRight()); err != nil {
 			stop()
 			taken.Wait()
-			return err
+			return fmt.Errorf("%s, for its profile: %w", l.name, err)
 		}
 	}
 	taken.Wait()

@@ -147,10 +147,13 @@ func (p *loop) greet(ctx context.Context) error {
 	asked := p.load
 	p.load = load{
 		address: asked.address, requests: slices.Repeat([][]byte{asked.greeting}, len(p.conns)), once: true, awake: asked.awake,
-		right: func(int, answer) bool { return true },
+		right: func(_ int, a answer) bool { return asked.greeted(a) },
 	}
 	p.next = 0
 	err := p.run(ctx)
+	if err == nil {
+		err = p.seen.allRight()
+	}
 	p.load, p.next, p.seen = asked, asked.from, seen{}
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -274,7 +275,7 @@ func (b *bench) mix(ctx context.Context) ([]section, error) {
 		requests := introspectRequests(s.address, "/introspect", b.secret, tokens)
 		lanes = append(lanes, &lane{
 			name: v.name, server: s, once: true, requests: requests,
-			reset: b.forgetAllBut(s, v, introspectRequests(s.address, "/introspect", b.secret, known)),
+			reset: b.forgetAllBut(s, v, known),
 			right: func(n int, a answer) bool {
 				if tokens[n].kind == forged {
 					return refused(n, a)
@@ -292,14 +293,14 @@ func (b *bench) mix(ctx context.Context) ([]section, error) {
 }
 
 // forgetAllBut has a server forget all and then see some tokens again.
-func (b *bench) forgetAllBut(s *server, v variant, known [][]byte) func(context.Context) error {
-	forget := b.forget(s, v)
+func (b *bench) forgetAllBut(s *server, v variant, known []token) func(context.Context) error {
+	forget, requests := b.forget(s, v), introspectRequests(s.address, "/introspect", b.secret, known)
 	return func(ctx context.Context) error {
 		if err := forget(ctx); err != nil {
 			return err
 		}
-		_, err := load{address: s.address, connections: 8, requests: known, once: true, right: status(200)}.run(ctx, b.loadCPU)
-		return err
+		got, err := load{address: s.address, connections: 8, requests: requests, once: true, right: tells(known)}.run(ctx, b.loadCPU)
+		return errors.Join(err, got.allRight())
 	}
 }
 

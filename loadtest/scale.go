@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -146,10 +147,7 @@ func (b *bench) fill(ctx context.Context, s *server, path string, n int, right f
 		got, err := load{
 			address: s.address, connections: 64, requests: introspectRequests(s.address, path, b.secret, tokens), once: true, right: right,
 		}.run(ctx, b.loadCPU)
-		if err == nil && got.wrong > 0 {
-			err = fmt.Errorf("%d wrong answers such as %s", got.wrong, got.example)
-		}
-		if err != nil {
+		if err := errors.Join(err, got.allRight()); err != nil {
 			return err
 		}
 		b.say("%s %s: %d of %d", s.name, path, done+len(tokens), n)

@@ -98,7 +98,7 @@ func (b *bench) herd(ctx context.Context) ([]section, error) {
 	const each = 8
 	tokens := b.deck.mint("ES512", 2*each*b.rounds)
 	requests := introspectRequests(s.address, "/introspect", b.secret, tokens)
-	known := introspectRequests(s.address, "/introspect", b.secret, b.deck.good[:1])[0]
+	known, greeted := introspectRequests(s.address, "/introspect", b.secret, b.deck.good[:1])[0], tells(b.deck.good[:1])
 	// ask sends one request on some connections and returns the CPU of it all.
 	ask := func(n, connections int) (seen, time.Duration, error) {
 		before, _, err := s.usage()
@@ -109,13 +109,14 @@ func (b *bench) herd(ctx context.Context) ([]section, error) {
 		one := tells(tokens[n : n+1])
 		got, err := load{
 			address: s.address, connections: connections, greeting: known, requests: all, once: true,
-			right: func(_ int, a answer) bool { return one(0, a) }, awake: b.loadCPU >= 0,
+			greeted: func(a answer) bool { return greeted(0, a) },
+			right:   func(_ int, a answer) bool { return one(0, a) }, awake: b.loadCPU >= 0,
 		}.run(ctx, b.loadCPU)
 		if err != nil {
 			return seen{}, 0, err
 		}
-		if got.wrong > 0 {
-			return seen{}, 0, errors.New("a good token: got " + got.example)
+		if err := got.allRight(); err != nil {
+			return seen{}, 0, err
 		}
 		after, _, err := s.usage()
 		return got, after - before, err
@@ -170,8 +171,8 @@ func (b *bench) memory(ctx context.Context) ([]section, error) {
 		got, err := load{
 			address: s.address, connections: b.connections, requests: introspectRequests(s.address, "/introspect", b.secret, part), once: true, right: tells(part),
 		}.run(ctx, b.loadCPU)
-		if err != nil || got.wrong > 0 {
-			return nil, fmt.Errorf("filling the cache: %d wrong answers, %w", got.wrong, err)
+		if err := errors.Join(err, got.allRight()); err != nil {
+			return nil, fmt.Errorf("filling the cache: %w", err)
 		}
 		if _, err := s.operate(ctx, "/debug/pprof/heap?gc=1", b.secret); err != nil {
 			return nil, err

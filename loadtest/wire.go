@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"strconv"
 	"time"
 )
@@ -18,6 +19,7 @@ type load struct {
 	// greeting, if any, is answered on each connection before the load begins: a
 	// connection that was just made costs the server more than a request.
 	greeting []byte
+	greeted  func(a answer) bool // judges the answer to it
 	// from is where it begins in requests, counted on beyond their number.
 	from int
 	// right judges the answer to request n.
@@ -57,6 +59,17 @@ func (s *seen) merge(other seen) {
 	if other.example != "" {
 		s.example = other.example
 	}
+}
+
+// errWrong is of a load whose answers were not all right.
+var errWrong = errors.New("wrong answers")
+
+// allRight is nil, or an error that is errWrong.
+func (s *seen) allRight() error {
+	if s.wrong == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %d of %d, such as %s", errWrong, s.wrong, s.requests, s.example)
 }
 
 var errAnswer = errors.New("the answer is not HTTP/1.1 with a length")

@@ -114,7 +114,7 @@ func TestEachConnectionIsGreetedBeforeTheLoadBegins(t *testing.T) {
 	}))
 	defer s.Close()
 	address := s.Listener.Addr().String()
-	got, err := load{address: address, connections: 3, greeting: get(address, "/hello")[0], requests: get(address, "/0"), once: true, right: func(_ int, a answer) bool {
+	got, err := load{address: address, connections: 3, greeting: get(address, "/hello")[0], greeted: func(a answer) bool { return string(a.body) == "/hello" }, requests: get(address, "/0"), once: true, right: func(_ int, a answer) bool {
 		return string(a.body) == "/0"
 	}}.run(t.Context(), -1)
 	if err != nil || got.requests != 1 || got.wrong != 0 {
