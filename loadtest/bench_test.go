@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/xml"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -316,5 +318,32 @@ func TestNoAnswerIsLeftUnjudged(t *testing.T) {
 	hello := load{address: address, connections: 2, greeting: get(address, "/hello")[0], greeted: func(a answer) bool { return a.status == http.StatusOK }, requests: get(address, "/0"), once: true, right: status(http.StatusOK)}
 	if _, err := hello.run(t.Context(), -1); !errors.Is(err, errWrong) {
 		t.Errorf("a wrong greeting: got %v, want %v", err, errWrong)
+	}
+}
+
+func TestGoalsFailWhereAnAnswerWasWrong(t *testing.T) {
+	was := goalModes
+	defer func() { goalModes = was }()
+	mode := func(err error) []struct {
+		shows string
+		run   func(*bench, context.Context) ([]section, error)
+	} {
+		modes := slices.Clone(was[:2])
+		modes[0].run = func(*bench, context.Context) ([]section, error) { return nil, err }
+		modes[1].run = func(*bench, context.Context) ([]section, error) { return []section{{Mode: "the next"}}, nil }
+		return modes
+	}
+	for _, tt := range []struct {
+		err  error
+		want bool
+	}{{fmt.Errorf("a lane: %w", errWrong), true}, {errors.New("a server has ended"), true}, {fmt.Errorf("redis: %w", exec.ErrNotFound), false}, {nil, false}} {
+		goalModes = mode(tt.err)
+		all, err := (&bench{progress: io.Discard}).goals(t.Context())
+		if (err != nil) != tt.want || tt.want && !errors.Is(err, tt.err) {
+			t.Errorf("%v: got %v, want an error: %t", tt.err, err, tt.want)
+		}
+		if last := all[len(all)-1].Mode; last != "the next" {
+			t.Errorf("%v: got %s last, want what is left shown", tt.err, last)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/rsa"
 	"errors"
 	"fmt"
+	"os/exec"
 	"runtime"
 	"slices"
 	"strconv"
@@ -432,9 +433,12 @@ var goalModes = []struct {
 	{"P7 P8 P9", (*bench).peers},
 }
 
-// goals runs every mode that shows one, and what is wanted of them.
+// goals runs every mode that shows one, and what is wanted of them. What lacks a
+// program is left out; where a mode breaks off otherwise the others are shown, and
+// then the run fails.
 func (b *bench) goals(ctx context.Context) ([]section, error) {
 	var all []section
+	var failed error
 	for _, m := range goalModes {
 		if !b.wanted(m.shows) {
 			continue
@@ -446,12 +450,14 @@ func (b *bench) goals(ctx context.Context) ([]section, error) {
 			return all, err
 		}
 		if err != nil {
-			// Such as a redis-server that is not installed: what is left is shown.
+			if !errors.Is(err, exec.ErrNotFound) { // such as redis-server
+				failed = errors.Join(failed, fmt.Errorf("%s: %w", m.shows, err))
+			}
 			all = append(all, section{Mode: m.shows, Notes: []string{"NOT SHOWN: " + m.shows + ": " + err.Error()}})
 		}
 		runtime.GC()
 	}
-	return all, nil
+	return all, failed
 }
 
 func (b *bench) wanted(shows string) bool {
