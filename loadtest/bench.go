@@ -80,6 +80,10 @@ func (f *benchFlags) parse(mode string, args []string, stderr io.Writer) error {
 		return fmt.Errorf("unexpected %q", flags.Arg(0))
 	case f.seconds <= 0 || f.rounds < 1 || f.connections < 1 || f.tokens < 100 || f.rate < 0:
 		return errors.New("expected more than 0 seconds, at least 1 round, 1 connection and 100 tokens, and no negative rate")
+	case (mode == "goals" || mode == "memory") && f.verdicts < 10:
+		return errors.New("expected at least 10 verdicts")
+	case mode == "scale" && f.tokens < mostIssuers && f.wanted("issuers"):
+		return fmt.Errorf("expected at least %d tokens, so that each issuer has one", mostIssuers)
 	}
 	if f.only == "" {
 		return nil

@@ -347,3 +347,23 @@ func TestGoalsFailWhereAnAnswerWasWrong(t *testing.T) {
 		}
 	}
 }
+
+func TestTooFewToMeasureAreRefused(t *testing.T) {
+	for _, tt := range []struct {
+		mode, flags string
+		ok          bool
+	}{
+		{"memory", "--verdicts 0", false},
+		{"goals", "--verdicts -1", false},
+		{"memory", "--verdicts 10", true},
+		{"hit", "--tokens 99", false},
+		{"scale", "--tokens 999", false},
+		{"scale", "--tokens 999 --only callers,issuers", false},
+		{"scale", "--tokens 999 --only callers", true},
+		{"scale", "--tokens 1000", true},
+	} {
+		if err := new(benchFlags).parse(tt.mode, strings.Fields(tt.flags), io.Discard); (err == nil) != tt.ok {
+			t.Errorf("%s %s: got %v, want it taken: %t", tt.mode, tt.flags, err, tt.ok)
+		}
+	}
+}

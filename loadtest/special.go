@@ -460,9 +460,9 @@ func (b *bench) goals(ctx context.Context) ([]section, error) {
 	return all, failed
 }
 
-func (b *bench) wanted(shows string) bool {
-	if b.only == "" {
+func (f *benchFlags) wanted(shows string) bool {
+	if f.only == "" {
 		return true
 	}
-	return slices.ContainsFunc(strings.Split(b.only, ","), func(id string) bool { return slices.Contains(strings.Fields(shows), id) })
+	return slices.ContainsFunc(strings.Split(f.only, ","), func(id string) bool { return slices.Contains(strings.Fields(shows), id) })
 }
