@@ -104,7 +104,7 @@ type bench struct {
 	issuer   *issuer
 	deck     *benchDeck
 	self     string // path of this program
-	answer   int    // bytes in an answer of introspectd
+	answer   int    // bytes in an answer of introspectd; 0: not known yet
 	servers  []*server
 	redises  []*redistest.Server
 	sink     *collector
@@ -187,7 +187,6 @@ func (b *bench) prepare(ctx context.Context) (err error) {
 	b.say("minting %d tokens", b.tokens)
 	b.deck = newBenchDeck(b.issuer.Issuer, b.tokens)
 	b.say("tokens have %d bytes", len(b.deck.good[0].text))
-	b.answer = 300
 	return nil
 }
 
@@ -313,7 +312,7 @@ func (b *bench) yardstick(ctx context.Context, kind string) (*server, error) {
 	}
 	s, err := start(ctx, recipe{
 		name: "bare " + kind, address: listen, path: "/readyz",
-		argv: []string{b.self, "yardstick", "--kind", kind, "--listen", listen, "--size", fmt.Sprint(b.answer)},
+		argv: []string{b.self, "yardstick", "--kind", kind, "--listen", listen, "--size", fmt.Sprint(max(b.answer, 2))},
 	}, b.cpu)
 	if err == nil {
 		b.servers = append(b.servers, s)

@@ -32,6 +32,9 @@ const (
 func (b *bench) yardsticks(ctx context.Context, names ...string) (lanes []*lane, err error) {
 	started := map[string]*server{}
 	for _, name := range names {
+		if name != ginAuth && b.answer == 0 {
+			return nil, errors.New("it is not known how much a bare server has to answer")
+		}
 		kind := "gin"
 		if name == httpPost {
 			kind = "net/http"
@@ -80,11 +83,9 @@ func (b *bench) firstSights(ctx context.Context, name string, v variant) (*lane,
 }
 
 // size finds out how many bytes introspectd answers, for the yardsticks.
-func (b *bench) size(ctx context.Context, s *server) {
-	a, err := b.one(ctx, s, introspectRequests(s.address, "/introspect", b.secret, b.deck.good[:1])[0])
-	if err == nil && a > 0 {
-		b.answer = a
-	}
+func (b *bench) size(ctx context.Context, s *server) (err error) {
+	b.answer, err = b.one(ctx, s, introspectRequests(s.address, "/introspect", b.secret, b.deck.good[:1])[0])
+	return err
 }
 
 // one sends one request and returns the size of the body.
@@ -103,7 +104,9 @@ func (b *bench) hit(ctx context.Context) ([]section, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.size(ctx, off[0].server)
+	if err := b.size(ctx, off[0].server); err != nil {
+		return nil, err
+	}
 	on, err := b.hits(ctx, variant{name: "default", telemetry: true}, hitPostDefault, hitAuthDefault)
 	if err != nil {
 		return nil, err
@@ -151,7 +154,9 @@ func (b *bench) miss(ctx context.Context) ([]section, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.size(ctx, lanes[1].server)
+	if err := b.size(ctx, lanes[1].server); err != nil {
+		return nil, err
+	}
 	bare, err := b.yardsticks(ctx, ginPost)
 	if err != nil {
 		return nil, err
@@ -220,8 +225,8 @@ func (b *bench) refuse(ctx context.Context) ([]section, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer func(was int) { b.answer = was }(b.answer)
 	b.answer = len(inactive)
-	defer func() { b.answer = 300 }()
 	lanes, err := b.yardsticks(ctx, ginPost)
 	if err != nil {
 		return nil, err
@@ -262,10 +267,7 @@ func (b *bench) mix(ctx context.Context) ([]section, error) {
 		}
 		tokens = append(tokens, t)
 	}
-	lanes, err := b.yardsticks(ctx, ginPost)
-	if err != nil {
-		return nil, err
-	}
+	var lanes []*lane
 	good := tells(tokens)
 	for _, v := range []variant{{name: mixOff}, {name: mixDefault, telemetry: true}} {
 		s, err := b.introspectd(ctx, v)
@@ -284,7 +286,14 @@ func (b *bench) mix(ctx context.Context) ([]section, error) {
 			},
 		})
 	}
-	f, all, err := b.measure(ctx, lanes...)
+	if err := b.size(ctx, lanes[0].server); err != nil {
+		return nil, err
+	}
+	bare, err := b.yardsticks(ctx, ginPost)
+	if err != nil {
+		return nil, err
+	}
+	f, all, err := b.measure(ctx, append(bare, lanes...)...)
 	s := section{Mode: "mix", Figures: all}
 	if err == nil {
 		s.note("capacity against bare gin: %.2f with telemetry off, %.2f by default", ratio(f[ginPost], f[mixOff]), ratio(f[ginPost], f[mixDefault]))
@@ -316,7 +325,9 @@ func (b *bench) atRate(ctx context.Context) ([]section, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.size(ctx, off[0].server)
+	if err := b.size(ctx, off[0].server); err != nil {
+		return nil, err
+	}
 	on, err := b.hits(ctx, variant{name: "default", telemetry: true}, hitPostDefault, "")
 	if err != nil {
 		return nil, err

@@ -54,7 +54,9 @@ func (b *bench) redisLanes(ctx context.Context) ([]*lane, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.size(ctx, lanes[0].server)
+	if err := b.size(ctx, lanes[0].server); err != nil {
+		return nil, err
+	}
 	bare, err := b.yardsticks(ctx, ginPost)
 	if err != nil {
 		return nil, err
