@@ -8,22 +8,38 @@ import (
 	"strings"
 	"testing"
 
+	"introspectd/internal/introspect"
 	"introspectd/internal/telemetry"
 )
 
-// sink is a ResponseWriter that keeps nothing.
+// sink is a ResponseWriter that keeps nothing but whether a body is that of a token
+// which is not active.
 type sink struct {
-	header http.Header
-	status int
+	header   http.Header
+	status   int
+	inactive bool
 }
 
-func (s *sink) Header() http.Header         { return s.header }
-func (s *sink) Write(p []byte) (int, error) { return len(p), nil }
-func (s *sink) WriteHeader(status int)      { s.status = status }
+func (s *sink) Header() http.Header    { return s.header }
+func (s *sink) WriteHeader(status int) { s.status = status }
+
+func (s *sink) Write(p []byte) (int, error) {
+	s.inactive = string(p) == introspect.Inactive
+	return len(p), nil
+}
+
+// told is the status that was answered, and 0 where that was of no active token.
+func (s *sink) told() int {
+	if s.inactive {
+		return 0
+	}
+	return s.status
+}
 
 // hits are the two ways of a request whose verdict is remembered, less
 // net/http, with the log line written to nowhere and metrics counted, or with
-// neither. Each call of one is a request.
+// neither. Each call of one is a request, and returns 200 where that was told of an
+// active token.
 func hits(t testing.TB, level telemetry.Level) map[string]func() int {
 	tel, err := telemetry.New(t.Context(), telemetry.Config{Log: telemetry.LogConfig{Level: level, Format: "json"}}, telemetry.Options{LogTo: io.Discard})
 	if err != nil {
@@ -41,12 +57,12 @@ func hits(t testing.TB, level telemetry.Level) map[string]func() int {
 			_, _ = body.Seek(0, io.SeekStart)
 			clear(w.header)
 			f.api.ServeHTTP(w, posted)
-			return w.status
+			return w.told()
 		},
 		"GET /auth": func() int {
 			clear(w.header)
 			f.api.ServeHTTP(w, asked)
-			return w.status
+			return w.told()
 		},
 	}
 }
