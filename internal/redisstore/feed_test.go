@@ -191,7 +191,7 @@ func (h halt) secondScan(after bool) between {
 	return between{before: stand(false), after: stand(true)}
 }
 
-func eventually(t *testing.T, within time.Duration, what string, holds func() bool) {
+func eventually(t testing.TB, within time.Duration, what string, holds func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(within)
 	for !holds() {

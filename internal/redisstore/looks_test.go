@@ -2,15 +2,14 @@ package redisstore_test
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"introspectd/internal/redisstore"
 	"introspectd/internal/redistest"
-	"introspectd/internal/seal"
 )
 
 // Whoever asks with others gets its own value, whatever lies under the names that
@@ -109,34 +108,32 @@ func TestManyLookUpsWaitNoLongerThanOne(t *testing.T) {
 	}
 }
 
+// BenchmarkVerdictsGet finds a verdict in redis, and unseals it.
 func BenchmarkVerdictsGet(b *testing.B) {
 	server, err := redistest.Start(b.TempDir())
 	if err != nil {
 		b.Skip("SKIPPED, NOT MEASURED: ", err)
 	}
-	defer server.Stop()
-	cfg := configFor(server.Addr)
-	box, err := seal.New(cfg.Prefix, sealKey(1))
-	if err != nil {
-		b.Fatal(err)
-	}
-	s, err := redisstore.Open(cfg, box, redisstore.Options{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer s.Close()
-	for _, row := range []struct {
-		name   string
-		askers int
-	}{{"alone", 1}, {"64 askers", 64}} {
-		b.Run(row.name, func(b *testing.B) {
-			b.ReportAllocs()
-			b.SetParallelism(row.askers)
-			b.RunParallel(func(pb *testing.PB) {
-				for pb.Next() {
-					s.Verdicts().Get(b.Context(), [32]byte{9}, nil)
+	b.Cleanup(server.Stop)
+	s := open(b, configFor(server.Addr))
+	put(b, s, 9, strings.Repeat("v", 700), time.Hour)
+	b.Run("alone", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if got(s, 9) == "" {
+				b.Fatal("not found")
+			}
+		}
+	})
+	b.Run("64 askers", func(b *testing.B) {
+		b.ReportAllocs()
+		b.SetParallelism(max(64/runtime.GOMAXPROCS(0), 1))
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				if got(s, 9) == "" {
+					b.Error("not found")
 				}
-			})
+			}
 		})
-	}
+	})
 }

@@ -33,18 +33,18 @@ import (
 // watched is a store whose log and counters can be looked at.
 type watched struct {
 	*redisstore.Store
-	t      *testing.T
+	t      testing.TB
 	log    *logBuffer
 	reader *sdkmetric.ManualReader
 }
 
 // open starts a store that ends with the test.
-func open(t *testing.T, cfg redisstore.Config, keys ...[]byte) *redisstore.Store {
+func open(t testing.TB, cfg redisstore.Config, keys ...[]byte) *redisstore.Store {
 	t.Helper()
 	return watch(t, cfg, keys...).Store
 }
 
-func watch(t *testing.T, cfg redisstore.Config, keys ...[]byte) watched {
+func watch(t testing.TB, cfg redisstore.Config, keys ...[]byte) watched {
 	t.Helper()
 	if len(keys) == 0 {
 		keys = [][]byte{sealKey(1)}
@@ -113,7 +113,7 @@ func (w watched) refusals(kind, reason string) int64 {
 }
 
 // put writes a verdict and waits until redis has it.
-func put(t *testing.T, s *redisstore.Store, key byte, value string, lifetime time.Duration) {
+func put(t testing.TB, s *redisstore.Store, key byte, value string, lifetime time.Duration) {
 	t.Helper()
 	eventually(t, 15*time.Second, "it is in redis", func() bool {
 		s.Verdicts().Put(t.Context(), [32]byte{key}, []byte(value), lifetime, false)
