@@ -205,7 +205,7 @@ func (b *bench) peerRun() (*peerRun, error) {
 }
 
 // start starts a peer, and sees to it that it judges: a good token passes, one
-// with a bad signature, one of yesterday and none at all don't.
+// with a bad signature, one of yesterday and one of another issuer don't.
 func (in *peerRun) start(ctx context.Context, p peer) (*lane, error) {
 	address, err := freeAddress()
 	if err != nil {
