@@ -367,3 +367,13 @@ func TestTooFewToMeasureAreRefused(t *testing.T) {
 		}
 	}
 }
+
+// What a user has set up for a service of theirs changes nothing of ours, and sends
+// nothing there.
+func TestServersDoNotSeeTheUsersSettings(t *testing.T) {
+	given := []string{"PATH=/bin", "OTEL_EXPORTER_OTLP_ENDPOINT=http://collector.example", "HOME=/h", "INTROSPECTD_TELEMETRY__LOG__LEVEL=info", "GOMAXPROCS=2"}
+	want := []string{"PATH=/bin", "HOME=/h", "GOMAXPROCS=2"}
+	if got := environment(given); !slices.Equal(got, want) || len(given) != 5 || given[1] != "OTEL_EXPORTER_OTLP_ENDPOINT=http://collector.example" {
+		t.Errorf("got %v, want %v, and what was given as it was: %v", got, want, given)
+	}
+}

@@ -58,7 +58,7 @@ func (r *replica) launch() error {
 	defer r.mu.Unlock()
 	// Not CommandContext: a run that is interrupted ends its replicas itself.
 	p := exec.Command(r.binary, "serve", "--config", r.config, "--listen", r.listen, "--admin", r.admin)
-	p.Stdout, p.Stderr = &r.log, &r.log
+	p.Stdout, p.Stderr, p.Env = &r.log, &r.log, environment(os.Environ())
 	if err := p.Start(); err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -46,7 +47,7 @@ func start(ctx context.Context, c recipe, cpu int) (*server, error) {
 	s := &server{name: c.name, address: c.address, ended: make(chan struct{})}
 	s.process = exec.Command(c.argv[0], c.argv[1:]...) //nolint:noctx // stop ends it, in order
 	s.process.Dir, s.process.SysProcAttr = c.dir, dieWithParent()
-	s.process.Env = append(os.Environ(), c.env...)
+	s.process.Env = append(environment(os.Environ()), c.env...)
 	s.process.Stdout, s.process.Stderr = &s.log, &s.log
 	if c.loud {
 		null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
@@ -68,6 +69,17 @@ func start(ctx context.Context, c recipe, cpu int) (*server, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// environment is that of a server: ours, without what sets up telemetry and
+// introspectd, which would change what is measured, or send it elsewhere.
+func environment(ours []string) (env []string) {
+	for _, entry := range ours {
+		if !strings.HasPrefix(entry, "OTEL_") && !strings.HasPrefix(entry, "INTROSPECTD_") {
+			env = append(env, entry)
+		}
+	}
+	return env
 }
 
 // launch starts the process on a processor: what a pinned thread starts is
