@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -84,6 +85,8 @@ func (f *benchFlags) parse(mode string, args []string, stderr io.Writer) error {
 		return errors.New("expected at least 10 verdicts")
 	case mode == "scale" && f.tokens < mostIssuers && f.wanted("issuers"):
 		return fmt.Errorf("expected at least %d tokens, so that each issuer has one", mostIssuers)
+	case mode == "flood" && float64(f.tokens) < often*f.seconds:
+		return fmt.Errorf("expected a token for each request at %d a second: %.0f", often, math.Ceil(often*f.seconds))
 	}
 	if f.only == "" {
 		return nil

@@ -361,6 +361,9 @@ func TestTooFewToMeasureAreRefused(t *testing.T) {
 		{"scale", "--tokens 999 --only callers,issuers", false},
 		{"scale", "--tokens 999 --only callers", true},
 		{"scale", "--tokens 1000", true},
+		{"flood", "--tokens 399", false},
+		{"flood", "--tokens 400", true},
+		{"flood", "--tokens 100 --seconds 0.5", true},
 	} {
 		if err := new(benchFlags).parse(tt.mode, strings.Fields(tt.flags), io.Discard); (err == nil) != tt.ok {
 			t.Errorf("%s %s: got %v, want it taken: %t", tt.mode, tt.flags, err, tt.ok)
