@@ -44,7 +44,7 @@ func (f *benchFlags) parse(mode string, args []string, stderr io.Writer) error {
 	flags.IntVar(&f.tokens, "tokens", 10_000, "distinct RS256 tokens")
 	flags.StringVar(&f.binary, "binary", "", "path of an introspectd to test (default: built from this tree)")
 	flags.StringVar(&f.json, "json", "", "path of a file for the figures as JSON")
-	// A mode doesn't take what it would leave out.
+	// A mode takes no plot, profile or rate that it would leave out.
 	if mode != "herd" && mode != "memory" {
 		flags.StringVar(&f.svg, "svg", "", "path of a file for the plot")
 		if mode != "flood" { // which has rates of its own
@@ -79,7 +79,7 @@ func (f *benchFlags) parse(mode string, args []string, stderr io.Writer) error {
 		return errors.New("expected at least 10 at the end of an axis")
 	case flags.NArg() > 0:
 		return fmt.Errorf("unexpected %q", flags.Arg(0))
-	case f.seconds <= 0 || f.rounds < 1 || f.connections < 1 || f.tokens < 100 || f.rate < 0:
+	case !(f.seconds > 0) || math.IsInf(f.seconds, 0) || f.rounds < 1 || f.connections < 1 || f.tokens < 100 || f.rate < 0:
 		return errors.New("expected more than 0 seconds, at least 1 round, 1 connection and 100 tokens, and no negative rate")
 	case (mode == "goals" || mode == "memory") && f.verdicts < 10:
 		return errors.New("expected at least 10 verdicts")
@@ -111,7 +111,8 @@ type bench struct {
 	servers  []*server
 	redises  []*redistest.Server
 	sink     *collector
-	cpu      int // of the servers; -1: any
+	profiled map[string]int // how many, by name
+	cpu      int            // of the servers; -1: any
 	loadCPU  int
 	progress io.Writer
 }
@@ -131,8 +132,11 @@ func (s *section) note(format string, args ...any) {
 // benchMode runs f as a mode of its own.
 func benchMode(name, about string, f func(*bench, context.Context) ([]section, error)) mode {
 	run := func(ctx context.Context, args []string, stdout, stderr io.Writer) (int, error) {
-		b := &bench{progress: stderr}
+		b := &bench{progress: stderr, profiled: map[string]int{}}
 		if err := b.parse(name, args, stderr); err != nil {
+			return exitUsage, err
+		}
+		if err := writable(b.json, b.svg); err != nil {
 			return exitUsage, err
 		}
 		defer b.close()
@@ -150,6 +154,21 @@ func benchMode(name, about string, f func(*bench, context.Context) ([]section, e
 		return exitOK, nil
 	}
 	return mode{name, about, run}
+}
+
+// writable tries the files that are written when all is measured.
+func writable(paths ...string) error {
+	for _, path := range paths {
+		if path == "" {
+			continue
+		}
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			return err
+		}
+		_ = f.Close() // nothing was written
+	}
+	return nil
 }
 
 func (b *bench) say(format string, args ...any) { fmt.Fprintf(b.progress, format+"\n", args...) }

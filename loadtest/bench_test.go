@@ -251,6 +251,15 @@ func TestAModeRefusesWhatItWouldLeaveOut(t *testing.T) {
 	}
 }
 
+func TestAFileThatCantBeWrittenIsToldBeforeAnythingRuns(t *testing.T) {
+	var out, progress strings.Builder
+	for _, flag := range []string{"--json", "--svg"} {
+		if got := run(t.Context(), []string{"hit", flag, filepath.Join(t.TempDir(), "none", "x")}, &out, &progress); got != exitUsage || !strings.Contains(progress.String(), "no such file or directory") {
+			t.Errorf("%s: got %d and %s, want 2", flag, got, &progress)
+		}
+	}
+}
+
 func TestOnlyNamesWhatThereIs(t *testing.T) {
 	for _, tt := range []struct{ mode, only, want string }{
 		{"goals", "P99", `no "P99"; there are P1, P2, P3, P4, P5, P6, P7, P8, P9, P11, P12, P13, P14, P15, P16`},
@@ -357,6 +366,8 @@ func TestTooFewToMeasureAreRefused(t *testing.T) {
 		{"goals", "--verdicts -1", false},
 		{"memory", "--verdicts 10", true},
 		{"hit", "--tokens 99", false},
+		{"hit", "--seconds NaN", false},
+		{"hit", "--seconds +Inf", false},
 		{"scale", "--tokens 999", false},
 		{"scale", "--tokens 999 --only callers,issuers", false},
 		{"scale", "--tokens 999 --only callers", true},

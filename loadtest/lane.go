@@ -341,7 +341,11 @@ func (b *bench) profile(ctx context.Context, l *lane) error {
 	if err := os.MkdirAll(b.profiles, 0o750); err != nil {
 		return err
 	}
-	name := strings.NewReplacer("/", "", " ", "-", ",", "").Replace(l.name) + ".pprof"
+	name := strings.NewReplacer("/", "", " ", "-", ",", "").Replace(l.name)
+	if b.profiled[name]++; b.profiled[name] > 1 { // goals has a lane in several modes
+		name += fmt.Sprintf("-%d", b.profiled[name])
+	}
+	name += ".pprof"
 	b.say("profile of %s: %s", l.name, filepath.Join(b.profiles, name))
 	return os.WriteFile(filepath.Join(b.profiles, name), body, 0o600)
 }

@@ -59,8 +59,9 @@ type peerRun struct {
 	nodeModules                        string // with the modules of peers/node; empty: not yet
 }
 
-// peerRows are all peers that can be had without a download by hand.
-func peerRows() []peer {
+// peerRows are all peers that can be had without a download by hand, for so many
+// tokens.
+func peerRows(tokens int) []peer {
 	auth := func(address, _ string, tokens []token) [][]byte { return authRequests(address, "/auth", tokens) }
 	form := func(address, secret string, tokens []token) [][]byte {
 		return introspectRequests(address, "/introspect", secret, tokens)
@@ -76,7 +77,7 @@ func peerRows() []peer {
 	return []peer{
 		{haproxy, "apt install haproxy (2.5 or newer)", (*peerRun).haproxy, auth, tellsSubject, status(401)},
 		{apache, "apt install apache2 libapache2-mod-auth-openidc", (*peerRun).apache, auth, passes, status(401)},
-		{fastify, npm, node("fastify.mjs", "CACHE=20000"), auth, tellsSubject, status(401)},
+		{fastify, npm, node("fastify.mjs", fmt.Sprintf("CACHE=%d", max(20_000, 2*tokens))), auth, tellsSubject, status(401)},
 		{fastifyNoCache, npm, node("fastify.mjs"), auth, tellsSubject, status(401)},
 		{expressAuth, npm, node("express.mjs"), auth, tellsSubject, status(401)},
 		{expressPost, npm, node("express.mjs"), form, tells, refused},
@@ -102,7 +103,7 @@ func (b *bench) peers(ctx context.Context) ([]section, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(in.dir)
-	for _, p := range peerRows() {
+	for _, p := range peerRows(b.tokens) {
 		l, err := in.start(ctx, p)
 		if err != nil {
 			b.say("%s is left out: %v", p.name, err)
@@ -120,7 +121,7 @@ func (b *bench) peers(ctx context.Context) ([]section, error) {
 	}
 	if err == nil {
 		s.Goals = peerGoals(f)
-		for _, p := range peerRows() {
+		for _, p := range peerRows(b.tokens) {
 			if f[p.name] != nil {
 				s.note("bare gin, which judges nothing, against %s: %.2f", p.name, ratio(f[p.name], f[ginAuth]))
 			}
