@@ -159,6 +159,23 @@ func (h halt) stand() {
 	<-h.resume
 }
 
+// once stands still before the first of those commands that comes when armed is
+// closed.
+func (h halt) once(armed <-chan struct{}, those func([]redis.Cmder) bool) between {
+	stood := false
+	return between{before: func(all []redis.Cmder) {
+		select {
+		case <-armed:
+		default:
+			return
+		}
+		if !stood && those(all) {
+			stood = true
+			h.stand()
+		}
+	}}
+}
+
 // meanwhile does something while the replica stands there.
 func (h halt) meanwhile(t *testing.T, do func()) {
 	t.Helper()
@@ -600,18 +617,7 @@ func TestFeedThatIsNotWrittenBackIsNotCurrent(t *testing.T) {
 			// before has a replica stand still before it looks at the stream once more, with
 			// a heartbeat of its own.
 			before := func(h halt, armed chan struct{}) between {
-				stood := false
-				return between{before: func(all []redis.Cmder) {
-					select {
-					case <-armed:
-					default:
-						return
-					}
-					if len(all) == 3 && all[0].Name() == "xadd" && !stood {
-						stood = true
-						h.stand()
-					}
-				}}
+				return h.once(armed, func(all []redis.Cmder) bool { return len(all) == 3 && all[0].Name() == "xadd" })
 			}
 			ofA, ofB, armA, armB := newHalt(), newHalt(), make(chan struct{}), make(chan struct{})
 			a := join(t, joining{cfg: cfg, hook: before(ofA, armA)})
@@ -817,18 +823,8 @@ func TestFeedIsNotCompleteWhereAnotherSealedItAnewWhileItWasRead(t *testing.T) {
 // where redis lost it while it was read.
 func TestFeedThatIsLostWhileItIsReadIsNotCalledWhole(t *testing.T) {
 	_, cfg, client := standalone(t)
-	stands, armed, stood := newHalt(), make(chan struct{}), false
-	a := join(t, joining{cfg: cfg, hook: between{before: func(all []redis.Cmder) {
-		select {
-		case <-armed:
-		default:
-			return
-		}
-		if all[0].Name() == "xadd" && !stood {
-			stood = true
-			stands.stand()
-		}
-	}}})
+	stands, armed := newHalt(), make(chan struct{})
+	a := join(t, joining{cfg: cfg, hook: stands.once(armed, func(all []redis.Cmder) bool { return all[0].Name() == "xadd" })})
 	a.current()
 	const records = 3000
 	for n := range records {
@@ -1182,18 +1178,8 @@ func TestFeedOfAnEmptyStore(t *testing.T) {
 // is empty.
 func TestFeedOfAnEmptyStoreIsNotAdoptedBeforeOthersCanShowThatTheyLive(t *testing.T) {
 	_, cfg, client := standalone(t)
-	h, armed, stood := newHalt(), make(chan struct{}), false
-	a := join(t, joining{cfg: cfg, hook: between{before: func(all []redis.Cmder) {
-		select {
-		case <-armed:
-		default:
-			return
-		}
-		if strings.HasPrefix(all[len(all)-1].Name(), "x") && !stood {
-			stood = true
-			h.stand()
-		}
-	}}})
+	h, armed := newHalt(), make(chan struct{})
+	a := join(t, joining{cfg: cfg, hook: h.once(armed, func(all []redis.Cmder) bool { return strings.HasPrefix(all[len(all)-1].Name(), "x") })})
 	a.current()
 	a.revoke("alice")
 	close(armed)
@@ -1221,18 +1207,8 @@ func TestFeedOfAnEmptyStoreIsNotAdoptedBeforeOthersCanShowThatTheyLive(t *testin
 // when it is back.
 func TestFeedOfAStoreThatComesBackEmptyIsNotAdoptedAtOnce(t *testing.T) {
 	server, cfg, client := standalone(t)
-	stands, armed, stood := newHalt(), make(chan struct{}), false
-	a := join(t, joining{cfg: cfg, hook: between{before: func(all []redis.Cmder) {
-		select {
-		case <-armed:
-		default:
-			return
-		}
-		if all[0].Name() == "xadd" && !stood {
-			stood = true
-			stands.stand()
-		}
-	}}})
+	stands, armed := newHalt(), make(chan struct{})
+	a := join(t, joining{cfg: cfg, hook: stands.once(armed, func(all []redis.Cmder) bool { return all[0].Name() == "xadd" })})
 	a.current()
 	a.revoke("alice")
 	close(armed)
