@@ -162,16 +162,14 @@ func (h halt) stand() {
 // once stands still before the first of those commands that comes when armed is
 // closed.
 func (h halt) once(armed <-chan struct{}, those func([]redis.Cmder) bool) between {
-	stood := false
+	var first sync.Once
 	return between{before: func(all []redis.Cmder) {
 		select {
 		case <-armed:
+			if those(all) {
+				first.Do(h.stand)
+			}
 		default:
-			return
-		}
-		if !stood && those(all) {
-			stood = true
-			h.stand()
 		}
 	}}
 }
